@@ -1,0 +1,174 @@
+"""The advice: the document `advise --json` prints, and all that the report writers know.
+
+`"schema": "stepscope.advice/1"` is a contract; docs/advice.schema.json is generated from here.
+Times are seconds, shares are 0..1, a speedup of 1.3 means that a step takes 1/1.3 of its time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+SCHEMA: Final = "stepscope.advice/1"
+
+
+class Verdict(Struct, kw_only=True):
+    """The answer in one sentence, and in parts."""
+
+    category: str
+    cause: str
+    healthy: bool
+    """No exact method is predicted to gain `healthy_gain` (10 %) or more."""
+    sentence: str
+    share: float
+    """Part of the step that `cause` takes."""
+
+
+class CauseShare(Struct, kw_only=True):
+    """One line of the breakdown; shares over all lines sum to 1."""
+
+    cause: str
+    seconds_per_step: float
+    share: float
+    low: float
+    """Bounds of the share, 90 % bootstrap interval over steps."""
+    high: float
+
+
+class Prediction(Struct, kw_only=True):
+    """Speedup of the whole step, with a 90 % interval."""
+
+    speedup: float
+    low: float
+    high: float
+    basis: Literal["model", "bound"]
+    """`model`: from the pipeline model. `bound`: only the best case is known (`high`); `speedup`
+    is then half of the time it could save."""
+    assumes: str
+
+
+class Measured(Struct, kw_only=True):
+    """Speedup found by running the method on the user's program."""
+
+    speedup: float
+    low: float
+    high: float
+
+
+class PlanStep(Struct, kw_only=True):
+    """One step of the plan; it presumes the steps before it."""
+
+    method: str
+    title: str
+    kind: Literal["exact", "numerics", "algorithmic"]
+    predicted: Prediction
+    """Against the state before this step."""
+    cumulative: float
+    """Speedup of all steps up to this one."""
+    measured: Measured | None
+    next_cause: str
+    """What holds the step back once this is done."""
+
+
+class Recommendation(Struct, kw_only=True):
+    """A method offered under a finding."""
+
+    method: str
+    title: str
+    kind: Literal["exact", "numerics", "algorithmic"]
+    effort: Literal["minutes", "hours", "days"]
+    predicted: Prediction | None
+    """None where only the literature speaks."""
+    how_to: str
+    quality_risk: str
+    when_not: str
+    effect: str
+    """What others report, "literature" if it comes from a paper we could check."""
+    effect_source: str
+    effect_provenance: str
+    citations: list[str]
+
+
+class Finding(Struct, kw_only=True):
+    """A rule that fired."""
+
+    rule: str
+    title: str
+    cause: str
+    role: Literal["root", "contributing", "symptom"]
+    loss_share: float
+    """Part of the step that would go if the cause were gone (predicted)."""
+    evidence: str
+    why: str
+    margin: float
+    """How far past its thresholds it is: 0.5 means half as much again as needed."""
+    recommendations: list[Recommendation]
+    suppressed_by: str | None
+    references: list[str]
+
+
+class NotFired(Struct, kw_only=True):
+    """A rule that was evaluated and did not fire."""
+
+    rule: str
+    title: str
+    cause: str
+    margin: float
+    """How far it is from firing: 0.2 means that the deciding fact is 20 % short."""
+    reason: str
+
+
+class NotMeasured(Struct, kw_only=True):
+    """Something that could not be judged, and how to change that."""
+
+    what: str
+    reason: str
+    remedy: str
+
+
+class Useless(Struct, kw_only=True):
+    """A popular method that would not help this run."""
+
+    method: str
+    title: str
+    reason: str
+
+
+class AlreadyOn(Struct, kw_only=True):
+    """A method that the program uses already."""
+
+    method: str
+    title: str
+
+
+class Advice(Struct, kw_only=True):
+    """Everything that follows from one profile."""
+
+    schema: Literal["stepscope.advice/1"]
+    tool_version: str
+    source: str
+    """The profile's file name."""
+    verdict: Verdict
+    step_seconds: float
+    breakdown: list[CauseShare]
+    plan: list[PlanStep]
+    left: str
+    """What remains after the plan, in words."""
+    findings: list[Finding]
+    tempting: list[Useless]
+    already_on: list[AlreadyOn]
+    not_fired: list[NotFired]
+    not_measured: list[NotMeasured]
+    facts: dict[str, bool | int | float | str]
+    notes: list[str]
+    """How the run ended, how noisy it was, what limits the confidence."""
+    environment: dict[str, str]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of the advice document."""
+    import msgspec  # noqa: PLC0415  # only the documentation and its test need it
+
+    schema = msgspec.json.schema(Advice)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA, **schema}

@@ -1,0 +1,283 @@
+"""The whole way from a profile to the advice."""
+
+from __future__ import annotations
+
+from stepscope.advisor.advice import (
+    SCHEMA,
+    Advice,
+    AlreadyOn,
+    CauseShare,
+    Finding,
+    NotFired,
+    NotMeasured,
+    PlanStep,
+    Recommendation,
+    Useless,
+    Verdict,
+)
+from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.engine import Judgement, fill, judge
+from stepscope.advisor.fact_names import fact_name
+from stepscope.advisor.facts import Facts, facts_of
+from stepscope.advisor.knowledge import Knowledge, Method
+from stepscope.advisor.measure import Measurement, measure
+from stepscope.advisor.notes import environment_of, missing_signals, notes_of
+from stepscope.advisor.plan import Plan, bottleneck, evaluate, in_use, make_plan, possible
+from stepscope.advisor.predict import gain
+from stepscope.advisor.wording import cause_label, duration, share, speedup, speedup_interval
+from stepscope.profiler.format import Profile
+from stepscope.profiler.version import version
+
+HEALTHY_GAIN = 0.10
+"""A run is healthy when no exact method is predicted to gain this much."""
+
+
+def advise(
+    profile: Profile,
+    knowledge: Knowledge,
+    source: str = "profile.json",
+    thresholds: dict[str, float] | None = None,
+) -> Advice:
+    """Judge a profile.
+
+    Args:
+        profile: the run.
+        knowledge: rules and methods.
+        source: the profile's file name, for the report.
+        thresholds: named thresholds to use instead of the rules' defaults; `healthy_gain` too.
+
+    Raises:
+        NoStepsError: the profile holds too few steps.
+    """
+    thresholds = thresholds or {}
+    measurement = measure(profile)
+    facts = facts_of(profile, measurement)
+    judgements = [judge(rule, facts, thresholds) for rule in knowledge.rules.values()]
+    findings = _findings(judgements, knowledge, profile, measurement, facts)
+    advised = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
+    plan = make_plan(advised, knowledge, profile, measurement, facts)
+    healthy = _is_healthy(findings, thresholds.get("healthy_gain", HEALTHY_GAIN))
+    return Advice(
+        schema=SCHEMA,
+        tool_version=version(),
+        source=source,
+        verdict=_verdict(measurement, plan, healthy),
+        step_seconds=measurement.breakdown.step_seconds,
+        breakdown=_breakdown(measurement),
+        plan=plan.steps,
+        left=_left(plan),
+        findings=findings,
+        tempting=_tempting(knowledge, profile, measurement, facts, set(advised)),
+        already_on=[
+            AlreadyOn(method=m.id, title=m.name)
+            for m in knowledge.methods.values()
+            if in_use(m, facts)
+        ],
+        not_fired=[
+            NotFired(
+                rule=j.rule.id,
+                title=j.rule.title,
+                cause=j.rule.cause,
+                margin=-j.margin,
+                reason=j.deciding,
+            )
+            for j in judgements
+            if j.truth is False
+        ],
+        not_measured=_not_evaluated(judgements) + missing_signals(profile),
+        facts=facts,
+        notes=notes_of(profile, facts),
+        environment=environment_of(profile),
+    )
+
+
+def _breakdown(measurement: Measurement) -> list[CauseShare]:
+    step = measurement.breakdown.step_seconds
+    lines = [
+        CauseShare(
+            cause=cause,
+            seconds_per_step=interval.share * step,
+            share=interval.share,
+            low=interval.low,
+            high=interval.high,
+        )
+        for cause, interval in measurement.breakdown.causes.items()
+    ]
+    return sorted(lines, key=lambda line: -line.share)
+
+
+def _findings(
+    judgements: list[Judgement],
+    knowledge: Knowledge,
+    profile: Profile,
+    measurement: Measurement,
+    facts: Facts,
+) -> list[Finding]:
+    """The rules that fired, the largest predicted loss first."""
+    fired = {j.rule.id: j for j in judgements if j.truth}
+    main = bottleneck(measurement.stages)
+    findings = []
+    for judgement in fired.values():
+        rule = judgement.rule
+        root = next((r for r in rule.suppressed_by if r in fired), None)
+        loss = 1 - 1 / (1 + max(0.0, gain(measurement.stages, rule.cause)))
+        methods = [knowledge.methods[m] for m in rule.advise]
+        findings.append(
+            Finding(
+                rule=rule.id,
+                title=rule.title,
+                cause=rule.cause,
+                role="symptom" if root else "root" if rule.cause == main else "contributing",
+                loss_share=loss,
+                evidence=fill(rule.evidence, facts),
+                why=rule.why,
+                margin=judgement.margin,
+                recommendations=[
+                    _recommend(method, profile, measurement)
+                    for method in methods
+                    if possible(method, facts) and not _loads(method, main)
+                ],
+                suppressed_by=root,
+                references=rule.references,
+            )
+        )
+    order = {"root": 0, "contributing": 1, "symptom": 2}
+    return sorted(findings, key=lambda f: (order[f.role], -f.loss_share))
+
+
+def _loads(method: Method, cause: str) -> bool:
+    """Whether a method burdens the very resource that is short, without relieving it."""
+    return cause in method.loads and cause not in method.helps
+
+
+def _recommend(method: Method, profile: Profile, measurement: Measurement) -> Recommendation:
+    candidate = evaluate(method, profile, measurement)
+    return Recommendation(
+        method=method.id,
+        title=method.name,
+        kind=method.kind,
+        effort=method.effort,
+        predicted=candidate.predicted if candidate else None,
+        how_to=method.how_to,
+        quality_risk=method.quality_risk,
+        when_not=method.when_not,
+        effect=method.effect.text,
+        effect_source=method.effect.source,
+        effect_provenance=method.effect.provenance,
+        citations=[
+            f"{c.title}, arXiv:{c.arxiv}" if c.arxiv else f"{c.title} {c.url or ''}".strip()
+            for c in method.citations
+        ],
+    )
+
+
+def _is_healthy(findings: list[Finding], limit: float) -> bool:
+    return not any(
+        r.kind == "exact" and r.predicted is not None and r.predicted.speedup >= 1 + limit
+        for f in findings
+        for r in f.recommendations
+    )
+
+
+def _verdict(measurement: Measurement, plan: Plan, healthy: bool) -> Verdict:
+    cause = bottleneck(measurement.stages)
+    interval = measurement.breakdown.causes.get(cause)
+    part = interval.share if interval else 0.0
+    step = measurement.breakdown.step_seconds
+    where = (
+        f"{share(part)} of each step ({duration(part * step)} of {duration(step)}) goes to "
+        f"{cause_label(cause)}"
+    )
+    exact = [s for s in plan.steps if s.kind == "exact"]
+    if healthy:
+        sentence = f"Healthy: {where}, and no exact change is predicted to gain 10 % or more"
+        if exact:
+            best = exact[0].predicted.speedup
+            sentence += f" (the best one gains {share(best - 1)})"
+        sentence += "."
+    else:
+        first = (exact or plan.steps)[0] if plan.steps else None
+        sentence = f"{where[0].upper()}{where[1:]}."
+        if first is not None:
+            sentence += f" First: {_lower(first.title)} ({_promise(first)})."
+    return Verdict(
+        category=CAUSES[cause].category,
+        cause=cause,
+        healthy=healthy,
+        sentence=sentence,
+        share=part,
+    )
+
+
+def _promise(step: PlanStep) -> str:
+    predicted = step.predicted
+    if predicted.basis == "bound":
+        return f"predicted up to {speedup(predicted.high)}"
+    interval = speedup_interval(predicted.low, predicted.high)
+    words = f"predicted {speedup(predicted.speedup)}, {interval}"
+    return f"{predicted.assumes}: {words}" if "=" in predicted.assumes else words
+
+
+def _lower(title: str) -> str:
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+
+
+def _left(plan: Plan) -> str:
+    """What could still be gained after the plan, by removing its bottleneck wholly."""
+    cause = bottleneck(plan.after)
+    rest = gain(plan.after, cause)
+    begin = "After these steps" if plan.steps else "As it is"
+    return (
+        f"{begin} the step is held by {cause_label(cause)}; if that cost nothing at all, "
+        f"it would be {speedup(1 + rest)} as fast."
+    )
+
+
+def _tempting(
+    knowledge: Knowledge,
+    profile: Profile,
+    measurement: Measurement,
+    facts: Facts,
+    advised: set[str],
+) -> list[Useless]:
+    """Popular methods that are possible here and would gain nothing."""
+    useless = []
+    for method in knowledge.methods.values():
+        if not method.tempting or method.id in advised or not possible(method, facts):
+            continue
+        candidate = evaluate(method, profile, measurement)
+        if candidate is None or candidate.predicted.high >= 1.05:
+            continue
+        relieved = sum(
+            interval.share
+            for cause, interval in measurement.breakdown.causes.items()
+            if cause in method.helps
+        )
+        useless.append(
+            Useless(
+                method=method.id,
+                title=method.name,
+                reason=(
+                    f"what it relieves is {share(relieved)} of the step; predicted "
+                    f"{speedup(candidate.predicted.speedup)}"
+                    + (f" with {candidate.predicted.assumes}" if relieved > 0.05 else "")
+                ),
+            )
+        )
+    return useless
+
+
+def _not_evaluated(judgements: list[Judgement]) -> list[NotMeasured]:
+    entries = []
+    for judgement in judgements:
+        if judgement.truth is None:
+            names = [fact_name(name) for name in judgement.missing]
+            meaning = "; ".join(dict.fromkeys(n.meaning for n in names if n))
+            entries.append(
+                NotMeasured(
+                    what=f"rule {judgement.rule.id}: {judgement.rule.title}",
+                    reason=f"not measured: {', '.join(judgement.missing)}",
+                    remedy=f"needs: {meaning}",
+                )
+            )
+    return entries

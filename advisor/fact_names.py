@@ -1,0 +1,118 @@
+"""Every fact that rules may ask for: its unit and what it means.
+
+`share.<cause>` and `gain.<cause>` exist for every cause of the bottleneck tree; the rest is
+listed here. A fact that was not measured is absent: it is never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from stepscope.advisor.causes import CAUSES
+
+Unit = Literal["share", "s", "bytes", "bytes/s", "count", "cores", "ratio", "flag", "text"]
+
+
+class FactName(NamedTuple):
+    """Unit and meaning of one fact."""
+
+    unit: Unit
+    meaning: str
+
+
+FACTS: dict[str, FactName] = {
+    "run.steps": FactName("count", "training steps recorded, warm-up included"),
+    "run.world_size": FactName("count", "processes that train together"),
+    "run.warmup_share": FactName("share", "part of the whole run that went into warm-up steps"),
+    "step.seconds": FactName("s", "mean wall time of a steady step"),
+    "step.variation": FactName("ratio", "90th percentile of step time over the median"),
+    "data.wait_share": FactName("share", "part of the step the training thread waits for a batch"),
+    "loader.num_workers": FactName("count", "worker processes of the training loader"),
+    "loader.best_workers": FactName("count", "worker count at which the model predicts the best"),
+    "loader.prefetch_factor": FactName("count", "batches each worker keeps ready"),
+    "loader.persistent_workers": FactName("flag", "workers survive the end of an epoch"),
+    "loader.pin_memory": FactName("flag", "batches are copied to page-locked memory"),
+    "loader.start_method": FactName("text", "fork, spawn or forkserver"),
+    "loader.kind": FactName("text", "map or iterable"),
+    "loader.collate_fn": FactName("text", "name of the collate function"),
+    "loader.epochs": FactName("count", "how often the loader was iterated"),
+    "loader.utilisation": FactName("share", "part of the time that workers spend making batches"),
+    "loader.service_seconds": FactName("s", "time one worker needs for one batch"),
+    "loader.service_variation": FactName("ratio", "90th percentile of that time over the median"),
+    "loader.item_seconds": FactName("s", "time one worker needs for one sample"),
+    "loader.batch_bytes": FactName("bytes", "tensor bytes of one batch"),
+    "fetch.cpu_share": FactName("share", "part of a fetch on a processor"),
+    "fetch.blocked_share": FactName("share", "part of a fetch blocked (storage, network, locks)"),
+    "fetch.run_delay_share": FactName("share", "part of a fetch ready to run but without a core"),
+    "fetch.collate_share": FactName("share", "part of a fetch in the collate function"),
+    "fetch.read_bytes": FactName("bytes", "bytes per batch passed to read calls"),
+    "fetch.storage_bytes": FactName("bytes", "bytes per batch that came from the device"),
+    "fetch.bytes_per_read": FactName("bytes", "mean size of a read call"),
+    "fetch.major_faults": FactName("count", "page faults per batch that had to read storage"),
+    "fetch.helper_cpu_share": FactName("share", "processor time of helper threads over fetch time"),
+    "cpu.usable_cores": FactName("cores", "cores granted by affinity and cgroup quota"),
+    "cpu.demand_cores": FactName("cores", "cores' worth of processor time this job uses"),
+    "cpu.saturation": FactName("share", "that demand over the usable cores"),
+    "cpu.foreign_cores": FactName("cores", "cores' worth of time used by other programs"),
+    "cpu.spare_cores": FactName("cores", "usable cores that neither this job nor others used"),
+    "cpu.processes_per_core": FactName("ratio", "loader workers plus the trainer over the cores"),
+    "cpu.main_delay_share": FactName("share", "part of the step the trainer waits for a core"),
+    "torch.intra_op_threads": FactName("count", "threads one operator may use"),
+    "torch.deterministic": FactName("flag", "deterministic algorithms are forced"),
+    "torch.anomaly_mode": FactName("flag", "autograd anomaly detection is on"),
+    "torch.tf32": FactName("flag", "TF32 is allowed for matrix products"),
+    "torch.cudnn_benchmark": FactName("flag", "cuDNN picks kernels by measuring"),
+    "torch.autocast": FactName("text", "dtype of autocast around forward, or `off`"),
+    "env.omp_num_threads": FactName("count", "OMP_NUM_THREADS, where it is set"),
+    "env.cuda_launch_blocking": FactName("flag", "CUDA_LAUNCH_BLOCKING is set"),
+    "gpu.count": FactName("count", "CUDA devices that the model lives on"),
+    "gpu.utilisation": FactName("share", "NVML utilisation, mean"),
+    "gpu.memory_share": FactName("share", "device memory in use over device memory, peak"),
+    "model.parameters": FactName("count", "parameters of the largest model"),
+    "model.convolutions": FactName("count", "convolution modules"),
+    "model.attentions": FactName("count", "attention modules"),
+    "model.channels_last": FactName("flag", "convolution weights are stored channels-last"),
+    "model.compiled": FactName("flag", "torch.compile is on"),
+    "model.distributed": FactName("text", "wrapper class for distributed training, or `off`"),
+    "optimizer.name": FactName("text", "class of the optimizer"),
+    "optimizer.tensors": FactName("count", "parameter tensors it updates"),
+    "optimizer.fused": FactName("flag", "fused implementation is on"),
+    "optimizer.foreach": FactName("flag", "multi-tensor implementation is on"),
+    "optimizer.fused_available": FactName("flag", "the class has a fused implementation"),
+    "operators.per_step": FactName("count", "operators called per step"),
+    "operators.mean_seconds": FactName("s", "mean self time of an operator"),
+    "operators.matmul_share": FactName(
+        "share", "operator time in matrix products, convolutions, attention"
+    ),
+    "operators.elementwise_share": FactName(
+        "share", "operator time in elementwise and normalising operators"
+    ),
+    "machine.bf16_speed": FactName("ratio", "bf16 over fp32 matrix product rate, measured here"),
+    "checkpoint.count": FactName("count", "checkpoints written in steady steps"),
+    "checkpoint.seconds": FactName("s", "time one checkpoint stops the loop"),
+    "checkpoint.every": FactName("count", "steps between checkpoints"),
+    "validation.count": FactName("count", "validation passes inside steady steps"),
+    "validation.every": FactName("count", "steps between validation passes"),
+    "logging.per_step": FactName("count", "log and print calls per step"),
+    "gc.per_step": FactName("count", "garbage collections per step"),
+    "sync.per_step": FactName("count", "device synchronisations per step"),
+    "memory.growth_bytes": FactName("bytes", "resident memory gained per step, robust slope"),
+    "memory.growth_share_per_hour": FactName("share", "that growth per hour over usable memory"),
+    "memory.host_used_share": FactName("share", "machine memory in use, peak"),
+    "memory.swap_bytes": FactName("bytes", "growth of swapped memory during the run"),
+    "comm.exposed_share": FactName(
+        "share", "part of the step in collectives not hidden by backward"
+    ),
+    "comm.overlap_share": FactName("share", "part of communication hidden behind backward"),
+    "comm.gradient_bytes": FactName("bytes", "gradient bytes exchanged per step"),
+}
+
+
+def fact_name(name: str) -> FactName | None:
+    """Unit and meaning of fact `name`, or None if there is no such fact."""
+    kind, _, cause = name.partition(".")
+    if cause in CAUSES and kind == "share":
+        return FactName("share", f"part of the step: {CAUSES[cause].label}")
+    if cause in CAUSES and kind == "gain":
+        return FactName("share", f"speedup minus one, predicted without: {CAUSES[cause].label}")
+    return FACTS.get(name)

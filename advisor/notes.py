@@ -1,0 +1,103 @@
+"""What a reader must know before believing the numbers: how the run ended, noise, gaps."""
+
+from __future__ import annotations
+
+from stepscope.advisor.advice import NotMeasured
+from stepscope.advisor.facts import Facts
+from stepscope.advisor.wording import share, size
+from stepscope.profiler.format import Profile
+
+FEW_STEPS = 30
+NOISY = 1.5
+BUSY_NEIGHBOURS = 0.25
+
+
+def notes_of(profile: Profile, facts: Facts) -> list[str]:
+    """One sentence per circumstance that limits what can be concluded."""
+    notes = []
+    run = profile.run
+    if run.ended == "running":
+        notes.append(
+            "Incomplete: the run was still going on, or was killed, when this profile was written; "
+            "the last seconds before its end are missing."
+        )
+    elif run.ended == "exception":
+        notes.append(f"The loop ended with {run.exception}; all steps before it are counted.")
+    if profile.steady.total < FEW_STEPS:
+        notes.append(
+            f"Only {profile.steady.total} steps after warm-up: intervals are wide; profile 100."
+        )
+    variation = facts.get("step.variation")
+    if isinstance(variation, float) and variation > NOISY:
+        notes.append(
+            f"Step times vary: the slowest tenth takes at least {variation:.1f} times the median."
+        )
+    foreign = facts.get("cpu.foreign_cores")
+    cores = profile.environment.usable_cores
+    if isinstance(foreign, float) and foreign > BUSY_NEIGHBOURS * cores:
+        notes.append(
+            f"Other programs used {foreign:.1f} of {cores:g} usable cores meanwhile; "
+            "on a quiet machine the numbers would differ."
+        )
+    lost = sum(worker.lost for loader in profile.loaders for worker in loader.workers)
+    if lost:
+        notes.append(f"{lost} batch records were overwritten before they were read.")
+    return notes + profile.problems
+
+
+def missing_signals(profile: Profile) -> list[NotMeasured]:
+    """What this profile could not see, and how to change that."""
+    missing = []
+    if profile.window is None:
+        missing.append(
+            NotMeasured(
+                what="operators",
+                reason="no torch.profiler window was recorded",
+                remedy="run at least 24 steps, with no other torch.profiler active",
+            )
+        )
+    if profile.steady.run_delay_ns is None:
+        missing.append(
+            NotMeasured(
+                what="waiting for a core",
+                reason="the kernel offers no /proc/self/task/*/schedstat",
+                remedy="run on Linux with scheduler statistics",
+            )
+        )
+    if not profile.loaders:
+        missing.append(
+            NotMeasured(
+                what="inside of the data pipeline",
+                reason="no torch DataLoader was iterated inside the context",
+                remedy="create the loader's iterator inside `with profile(...)`",
+            )
+        )
+    if profile.environment.calibration is None:
+        missing.append(
+            NotMeasured(
+                what="the machine's own speed",
+                reason="the run did not reach the end of the context",
+                remedy="let the `with profile(...)` block end",
+            )
+        )
+    return missing
+
+
+def environment_of(profile: Profile) -> dict[str, str]:
+    """The machine and the settings in words, for the report."""
+    e, c = profile.environment, profile.configuration
+    words = {
+        "Python": e.python,
+        "PyTorch": e.torch + (f", CUDA {e.cuda}" if e.cuda else ""),
+        "Platform": e.platform,
+        "Processor": f"{e.cpu_model or 'unknown'}, {e.cpu_count} logical",
+        "Usable cores": f"{e.usable_cores:g}",
+        "Memory": size(e.memory_limit_bytes or e.memory_bytes),
+        "Intra-op threads": str(c.intra_op_threads),
+    }
+    for gpu in e.gpus:
+        words[f"GPU {gpu.index}"] = f"{gpu.name}, {size(gpu.memory_bytes)}"
+    words |= {f"${name}": value for name, value in e.variables.items()}
+    overhead = profile.overhead.background_cpu_ns / max(1, profile.run.wall_ns)
+    words["Profiler's own thread"] = f"{share(overhead)} of one core"
+    return words

@@ -1,0 +1,199 @@
+"""Predictors: what a method does to the stages, and the speedup that follows.
+
+A method's file names one of these functions. None of them contains a gain: they change stages
+that were measured, and the model says what comes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from stepscope.advisor.advice import Prediction
+from stepscope.advisor.knowledge import Predictor
+from stepscope.advisor.measure import Measurement
+from stepscope.advisor.stages import Stages
+from stepscope.profiler.format import Profile
+
+Change = Callable[[Stages], Stages]
+
+
+class Outcome:
+    """A change of the stages, with its best and worst case.
+
+    Args:
+        likely: what is expected to happen.
+        best: the most that could happen; where it equals `likely`, only the measurement's own
+            spread makes the interval.
+        worst: the least.
+        assumes: the condition under which it holds, in words.
+        basis: `model`, or `bound` where only the best case is known.
+    """
+
+    def __init__(
+        self, likely: Change, assumes: str, *, best: Change | None = None, bound: bool = False
+    ) -> None:
+        self.likely = likely
+        self.best = best or likely
+        self.worst: Change = (lambda stages: stages) if bound else likely
+        self.assumes = assumes
+        self.bound = bound
+
+
+def outcome(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """What a method's predictor says for this profile; None where only the literature speaks."""
+    function = PREDICTORS[predictor.name]
+    return function(predictor, profile, stages)
+
+
+def predict(change: Outcome, state: Change, measurement: Measurement) -> Prediction:
+    """Speedup of `change` on top of what `state` has changed before, with a 90 % interval.
+
+    The interval covers the spread of the measured steps (bootstrap) and, on each end, whether
+    other programs go on using their cores.
+    """
+    before = state(measurement.stages)
+    likely = _ratio(before, change.likely(before))
+    lows, highs = [], []
+    for resample in measurement.resamples:
+        stages = state(resample)
+        lows.append(_ratio(stages, change.worst(stages)))
+        highs.append(_ratio(stages, change.best(stages)))
+    low, high = _quantile(lows, 0.05), _quantile(highs, 0.95)
+    return Prediction(
+        speedup=likely,
+        low=min(low, likely),
+        high=max(high, likely),
+        basis="bound" if change.bound else "model",
+        assumes=change.assumes,
+    )
+
+
+def gain(stages: Stages, cause: str) -> float:
+    """Predicted speedup minus one if `cause` were gone."""
+    return _ratio(stages, stages.without(cause)) - 1
+
+
+def _ratio(before: Stages, after: Stages) -> float:
+    return before.seconds() / max(1e-9, after.seconds())
+
+
+def _quantile(values: list[float], q: float) -> float:
+    return sorted(values)[round(q * (len(values) - 1))]
+
+
+def _remove(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
+    return Outcome(lambda s: s.without(*predictor.causes), "the cause goes away entirely")
+
+
+def _at_most(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
+    """Only the bound is known: the likely case is half of the time that could be saved."""
+
+    def half(s: Stages) -> Stages:
+        for cause in predictor.causes:
+            s = s.scaled(cause, 0.5)
+        return s
+
+    return Outcome(
+        half,
+        "half of the cause goes away; the bounds are none of it and all of it",
+        best=lambda s: s.without(*predictor.causes),
+        bound=True,
+    )
+
+
+def _rarer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
+    every = predictor.every or 10
+
+    def rarer(s: Stages) -> Stages:
+        for cause in predictor.causes:
+            s = s.scaled(cause, 1 / every)
+        return s
+
+    return Outcome(rarer, f"it is done at every {every}th of the present occasions")
+
+
+def _workers(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    if not stages.fetch or not profile.loaders:
+        return None
+    best = stages.best_workers()
+    return Outcome(lambda s: s.with_workers(best), f"num_workers={best}")
+
+
+def _serial(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    if not stages.workers:
+        return None
+    return Outcome(lambda s: s.with_workers(0), "num_workers=0")
+
+
+def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """More intra-op threads: arithmetic and bandwidth at best divide by the ratio of threads."""
+    ratio = stages.cores / max(1, stages.threads)
+    if ratio <= 1.0 or profile.environment.gpus:
+        return None
+
+    def faster(s: Stages, k: float) -> Stages:
+        wall = s.scaled("compute.arithmetic", 1 / k).scaled("memory.bandwidth", 1 / k)
+        return replace(wall, cpu_main=s.cpu_main)  # the same work, on more cores
+
+    return Outcome(
+        lambda s: faster(s, 1 + (ratio - 1) / 2),
+        f"torch.set_num_threads({int(stages.cores)}); half of the ideal scaling",
+        best=lambda s: faster(s, ratio),
+        bound=True,
+    )
+
+
+def _fused_optimizer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """A fused step is bound by memory: parameter, gradient and states, read and written once.
+
+    Parameters, gradients and n state tensors are read, all but the gradient written:
+    (2 n + 3) values per parameter, at the copy bandwidth measured on this machine.
+    """
+    calibration = profile.environment.calibration
+    optimizers = profile.configuration.optimizers
+    now = stages.main.get("compute.optimizer", 0.0)
+    if calibration is None or not optimizers or now <= 0 or profile.environment.gpus:
+        return _at_most(Predictor(name="at_most", causes=["compute.optimizer"]), profile, stages)
+    traffic = sum(
+        4 * o.parameters * (2 * (o.state_tensors_per_parameter or 0) + 3) for o in optimizers
+    )
+    floor = traffic / calibration.copy_bytes_per_s + calibration.eager_op_ns * 1e-9
+    k = min(1.0, floor / now)
+    return Outcome(
+        lambda s: s.scaled("compute.optimizer", k),
+        "the step runs at the memory bandwidth measured on this machine",
+    )
+
+
+def _bf16(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """bfloat16 on a processor: arithmetic goes as the matrix products measured on this machine."""
+    calibration = profile.environment.calibration
+    if profile.environment.gpus or calibration is None or not calibration.gemm_bf16_flops:
+        return _at_most(
+            Predictor(name="at_most", causes=["compute.arithmetic", "memory.bandwidth"]),
+            profile,
+            stages,
+        )
+    k = calibration.gemm_fp32_flops / calibration.gemm_bf16_flops
+    return Outcome(
+        lambda s: s.scaled("compute.arithmetic", k),
+        f"a bf16 matrix product runs {1 / k:.2f} times as fast as fp32, measured on this machine",
+    )
+
+
+def _literature(predictor: Predictor, profile: Profile, stages: Stages) -> None:
+    return None
+
+
+PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = {
+    "remove": _remove,
+    "at_most": _at_most,
+    "rarer": _rarer,
+    "workers": _workers,
+    "serial": _serial,
+    "threads": _threads,
+    "fused_optimizer": _fused_optimizer,
+    "bf16": _bf16,
+    "literature": _literature,
+}

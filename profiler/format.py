@@ -1,0 +1,391 @@
+"""The profile: what was observed during a training run, nothing inferred.
+
+These types are the file format. `docs/profile.schema.json` is generated from them, and
+:mod:`stepscope.profiler.storage` reads and writes them. A quantity that was not measured is
+``None`` (never zero), durations are integer nanoseconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from msgspec import Struct, field
+
+SCHEMA: Final = "stepscope.profile/1"
+
+
+class Run(Struct, kw_only=True, omit_defaults=True):
+    """How the run went."""
+
+    started_at: str
+    """UTC, ISO 8601."""
+    wall_ns: int
+    """From entering the context to the writing of this file."""
+    ended: Literal["completed", "exception", "running"]
+    """`running`: the file was written while the loop went on, or the run was killed."""
+    exception: str | None = None
+    """Class name of the exception that left the context."""
+    argv: list[str] = []
+    rank: int = 0
+    world_size: int = 1
+
+
+class Gpu(Struct, kw_only=True, omit_defaults=True):
+    """One device as NVML names it."""
+
+    index: int
+    name: str
+    memory_bytes: int
+    driver: str | None = None
+    power_limit_w: float | None = None
+
+
+class Calibration(Struct, kw_only=True, omit_defaults=True):
+    """What this machine does at its best, timed for a few milliseconds after the loop."""
+
+    eager_op_ns: float
+    """One operator on a one-element tensor, called from Python: dispatch and nothing else."""
+    copy_bytes_per_s: float
+    """Streaming copy through memory, bytes read plus bytes written."""
+    gemm_fp32_flops: float
+    gemm_bf16_flops: float | None = None
+    threads: int
+    """Intra-op threads in use while timing."""
+
+
+class Environment(Struct, kw_only=True, omit_defaults=True):
+    """The machine and the software, as far as they decide speed."""
+
+    python: str
+    torch: str
+    platform: str
+    cpu_model: str | None = None
+    cpu_count: int
+    """Logical processors of the machine."""
+    cpu_affinity: int
+    """Processors that this process may run on."""
+    cpu_quota: float | None = None
+    """Processors' worth of time that the cgroup grants; None when unlimited."""
+    memory_bytes: int
+    memory_limit_bytes: int | None = None
+    gpus: list[Gpu] = []
+    cuda: str | None = None
+    variables: dict[str, str] = {}
+    """Environment variables that change speed, from a fixed list; never the whole environment."""
+    calibration: Calibration | None = None
+
+    @property
+    def usable_cores(self) -> float:
+        """Processors this process may use, by affinity and cgroup quota."""
+        return min(float(self.cpu_affinity), self.cpu_quota or float("inf"))
+
+
+class Model(Struct, kw_only=True, omit_defaults=True):
+    """One outermost module that was called during the run."""
+
+    class_name: str
+    parameters: int
+    parameter_bytes: int
+    trainable_parameters: int
+    dtypes: list[str] = []
+    devices: list[str] = []
+    modules: dict[str, int] = {}
+    """How many submodules of each class."""
+    channels_last: bool | None = None
+    """None when the model has no 4-dimensional weight."""
+    compiled: bool = False
+    distributed: str | None = None
+    """`DistributedDataParallel`, `FullyShardedDataParallel`, `DataParallel` or None."""
+
+
+class Optimizer(Struct, kw_only=True, omit_defaults=True):
+    """One optimizer that took a step."""
+
+    class_name: str
+    parameters: int
+    tensors: int
+    state_tensors_per_parameter: int | None = None
+    fused: bool | None = None
+    foreach: bool | None = None
+
+
+class Configuration(Struct, kw_only=True, omit_defaults=True):
+    """What the program has switched on."""
+
+    models: list[Model] = []
+    optimizers: list[Optimizer] = []
+    autocast: str | None = None
+    """The autocast dtype seen around forward, e.g. `torch.bfloat16`."""
+    intra_op_threads: int
+    inter_op_threads: int
+    matmul_precision: str | None = None
+    tf32_matmul: bool | None = None
+    cudnn_benchmark: bool | None = None
+    deterministic: bool | None = None
+    anomaly_mode: bool | None = None
+    gc_enabled: bool = True
+    batch_size: int | None = None
+    """First dimension of the first tensor of a batch."""
+    batch_bytes: int | None = None
+
+
+class Histogram(Struct, kw_only=True):
+    """Counts in logarithmic bins: bin `b` holds values in [growth**b, growth**(b+1))."""
+
+    growth: float
+    bins: list[int]
+    counts: list[int]
+
+
+class Steps(Struct, kw_only=True):
+    """A timeline of training steps in columns; one row is `count[i]` consecutive steps.
+
+    Long runs are decimated by adding neighbouring rows, so that sums over rows stay exact and
+    `wall_max_ns` keeps the spikes. Columns have equal length.
+    """
+
+    first: list[int]
+    """Index of the row's first step, counted from the start of the run."""
+    count: list[int]
+    wall_ns: list[int]
+    wall_max_ns: list[int]
+    cpu_ns: list[int]
+    """Processor time of the training thread."""
+    process_cpu_ns: list[int]
+    """Processor time of all threads of the training process."""
+    run_delay_ns: list[int] | None = None
+    """Time the training thread was runnable but waited for a core."""
+    wait_cpu_ns: list[int]
+    """Processor time of the training thread while it fetched the next batch."""
+    wait_run_delay_ns: list[int] | None = None
+    phases: dict[str, list[int]]
+    """Wall time of the training thread by phase, exclusive of nested phases; sums to `wall_ns`."""
+    calls: dict[str, list[int]] = {}
+    """How often a phase was entered, where that was counted."""
+
+    def __post_init__(self) -> None:
+        """Reject a table whose columns differ in length, naming the column."""
+        rows = len(self.first)
+        columns: dict[str, list[int] | None] = {
+            name: getattr(self, name)
+            for name in (
+                "count",
+                "wall_ns",
+                "wall_max_ns",
+                "cpu_ns",
+                "process_cpu_ns",
+                "run_delay_ns",
+                "wait_cpu_ns",
+                "wait_run_delay_ns",
+            )
+        }
+        columns |= {f"phases.{name}": column for name, column in self.phases.items()}
+        columns |= {f"calls.{name}": column for name, column in self.calls.items()}
+        _same_length("first", rows, columns)
+
+    @property
+    def total(self) -> int:
+        """Number of steps in all rows."""
+        return sum(self.count)
+
+
+class Batches(Struct, kw_only=True):
+    """Individual batches as the fetcher made them; every `stride`-th one is kept."""
+
+    stride: int = 1
+    worker: list[int]
+    start_ns: list[int]
+    """Monotonic clock of the machine, relative to the start of the run."""
+    wall_ns: list[int]
+    cpu_ns: list[int]
+    run_delay_ns: list[int]
+
+    def __post_init__(self) -> None:
+        """Reject a table whose columns differ in length, naming the column."""
+        columns: dict[str, list[int] | None] = {
+            name: getattr(self, name) for name in ("start_ns", "wall_ns", "cpu_ns", "run_delay_ns")
+        }
+        _same_length("worker", len(self.worker), columns)
+
+
+class FetchTotals(Struct, kw_only=True, omit_defaults=True):
+    """Exact sums over the batches that one fetcher (worker, or main process) made.
+
+    `wall = cpu + run_delay + blocked`, where blocked is the rest: storage, network, a lock, a
+    child process or the process's own helper threads.
+    """
+
+    batches: int = 0
+    items: int = 0
+    wall_ns: int = 0
+    cpu_ns: int = 0
+    system_cpu_ns: int = 0
+    run_delay_ns: int | None = None
+    helper_cpu_ns: int = 0
+    """Processor time of the worker's other threads and its finished children meanwhile."""
+    collate_ns: int = 0
+    collate_cpu_ns: int = 0
+    collate_system_cpu_ns: int = 0
+    collate_run_delay_ns: int | None = None
+    read_bytes: int | None = None
+    """Bytes passed to read calls (page cache included)."""
+    storage_bytes: int | None = None
+    """Bytes that came from the storage device."""
+    read_calls: int | None = None
+    major_faults: int = 0
+
+
+class Worker(Struct, kw_only=True):
+    """One process (or the main process, id -1) that fetched batches for a loader."""
+
+    id: int
+    pid: int
+    lost: int = 0
+    """Batch records overwritten before they were read; their time is missing in `totals`."""
+    totals: FetchTotals
+
+
+class Loader(Struct, kw_only=True, omit_defaults=True):
+    """One DataLoader that was iterated during the run."""
+
+    class_name: str
+    dataset: str
+    dataset_kind: Literal["map", "iterable"]
+    length: int | None = None
+    """Batches per epoch, where the loader knows it."""
+    batch_size: int | None = None
+    num_workers: int
+    prefetch_factor: int | None = None
+    persistent_workers: bool = False
+    pin_memory: bool = False
+    in_order: bool | None = None
+    start_method: str | None = None
+    sampler: str | None = None
+    collate_fn: str | None = None
+    transforms: list[str] = []
+    """Class names found at `dataset.transform(s)`, outermost first."""
+    epochs: int = 0
+    """How often it was iterated."""
+    training: bool = True
+    """False for a loader that was iterated inside a validation phase."""
+    workers: list[Worker] = []
+    batches: Batches | None = None
+
+
+class Samples(Struct, kw_only=True):
+    """Resources over time, one column per signal; a value is None where it was not readable."""
+
+    stride: int = 1
+    time_ns: list[int]
+    """Since the start of the run."""
+    columns: dict[str, list[float | None]]
+
+    def __post_init__(self) -> None:
+        """Reject a table whose columns differ in length, naming the column."""
+        _same_length(
+            "time_ns", len(self.time_ns), {f"columns.{k}": v for k, v in self.columns.items()}
+        )
+
+
+class Operator(Struct, kw_only=True, omit_defaults=True):
+    """One operator of the torch.profiler window, summed over its steps."""
+
+    name: str
+    calls: int
+    self_cpu_ns: int
+    self_device_ns: int = 0
+    in_optimizer: bool = False
+    """Called by an optimizer step; otherwise by forward, backward or the user's code."""
+
+
+class Window(Struct, kw_only=True):
+    """The short torch.profiler window; its steps are kept out of the timeline's statistics."""
+
+    first_step: int
+    steps: int
+    wall_ns: int
+    """Wall time of the steps inside, slowed by the recording."""
+    forward_backward_ns: int
+    """Part of it spent in forward and backward."""
+    top_level_cpu_ns: int
+    """Time inside operators that were called from Python or autograd, nested ones not doubled."""
+    operators: list[Operator]
+
+
+class Mark(Struct, kw_only=True, omit_defaults=True):
+    """A single event worth naming."""
+
+    kind: str
+    step: int
+    time_ns: int
+    duration_ns: int = 0
+    detail: str | None = None
+
+
+class Metric(Struct, kw_only=True):
+    """Values the user logged under one name."""
+
+    stride: int = 1
+    step: list[int]
+    time_ns: list[int]
+    value: list[float]
+
+
+class Collective(Struct, kw_only=True, omit_defaults=True):
+    """What DistributedDataParallel's own logger says of one wrapped model, averages per step."""
+
+    backend: str | None = None
+    gradient_bytes: int
+    buckets: int
+    communication_ns: int
+    overlap_ns: int
+    backward_ns: int
+
+
+class Overhead(Struct, kw_only=True, omit_defaults=True):
+    """What the profiler itself cost, as far as it can tell from inside."""
+
+    setup_ns: int = 0
+    window_ns: int = 0
+    """Starting and stopping torch.profiler; not part of any step."""
+    background_cpu_ns: int = 0
+    """Processor time of the sampling thread."""
+
+
+class Profile(Struct, kw_only=True):
+    """The whole document; `schema` comes first so that a reader can tell it at a glance."""
+
+    schema: Literal["stepscope.profile/1"]
+    tool_version: str
+    run: Run
+    environment: Environment
+    configuration: Configuration
+    warmup: Steps
+    """The first steps: start-up, first batches, autotuning, compilation."""
+    steady: Steps
+    """Everything after warm-up except the torch.profiler window."""
+    step_time: Histogram
+    """Wall time in ns of the steady steps."""
+    loaders: list[Loader] = []
+    samples: Samples
+    window: Window | None = None
+    collectives: list[Collective] = []
+    marks: list[Mark] = []
+    metrics: dict[str, Metric] = {}
+    overhead: Overhead = field(default_factory=Overhead)
+    problems: list[str] = []
+    """What could not be measured and why, one sentence each."""
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `profile.json`, generated from the types above."""
+    import msgspec  # noqa: PLC0415  # only the documentation and its test need it
+
+    schema = msgspec.json.schema(Profile)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": SCHEMA, **schema}
+
+
+def _same_length(key: str, rows: int, columns: dict[str, list[Any] | None]) -> None:
+    for name, column in columns.items():
+        if column is not None and len(column) != rows:
+            raise ValueError(f"`{name}` has {len(column)} rows where `{key}` has {rows}")

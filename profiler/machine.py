@@ -1,0 +1,163 @@
+"""The machine and the software: what of them decides speed."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from stepscope.profiler.format import Calibration, Configuration, Environment, Gpu
+from stepscope.profiler.observed import Observed
+
+VARIABLES = (
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDNN_DETERMINISTIC",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "LD_PRELOAD",
+    "MALLOC_CONF",
+    "MKL_NUM_THREADS",
+    "NCCL_DEBUG",
+    "NCCL_IB_DISABLE",
+    "NCCL_P2P_DISABLE",
+    "NUMEXPR_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_PROC_BIND",
+    "OPENBLAS_NUM_THREADS",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTHONMALLOC",
+    "TOKENIZERS_PARALLELISM",
+    "TORCHDYNAMO_DISABLE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_COMPILE_DISABLE",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "TORCH_DISTRIBUTED_DEBUG",
+    "TORCH_LOGS",
+)
+
+
+def environment(gpus: list[Gpu]) -> Environment:
+    """Describe where the run takes place."""
+    memory = psutil.virtual_memory().total
+    return Environment(
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu_model=_cpu_model(),
+        cpu_count=os.cpu_count() or 1,
+        cpu_affinity=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        cpu_quota=_cpu_quota(),
+        memory_bytes=memory,
+        memory_limit_bytes=_memory_limit(memory),
+        gpus=gpus,
+        cuda=torch.version.cuda,
+        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+    )
+
+
+def configuration(observed: Observed) -> Configuration:
+    """Describe what the program has switched on."""
+    cuda = torch.cuda.is_available()
+    return Configuration(
+        models=observed.models,
+        optimizers=observed.optimizers,
+        autocast=observed.autocast,
+        intra_op_threads=torch.get_num_threads(),
+        inter_op_threads=torch.get_num_interop_threads(),
+        matmul_precision=torch.get_float32_matmul_precision(),
+        tf32_matmul=torch.get_float32_matmul_precision() != "highest" if cuda else None,
+        cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        anomaly_mode=torch.is_anomaly_enabled(),
+        gc_enabled=gc.isenabled(),
+        batch_size=observed.batch_size,
+        batch_bytes=observed.batch_bytes,
+    )
+
+
+def calibrate() -> Calibration:
+    """Time a few operations at their best; takes about 50 ms and draws no random number."""
+    one = torch.ones(1)
+    half = 8 * 2**20
+    source, target = torch.ones(half), torch.empty(half)
+    with torch.no_grad():
+        eager = _best(lambda: torch.add(one, one), times=200)
+        copy = _best(lambda: target.copy_(source), times=3)
+        fp32, bf16 = (_gemm_flops(dtype) for dtype in (torch.float32, torch.bfloat16))
+    return Calibration(
+        eager_op_ns=eager * 1e9,
+        copy_bytes_per_s=2 * 4 * half / copy,
+        gemm_fp32_flops=fp32,
+        gemm_bf16_flops=bf16,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _gemm_flops(dtype: torch.dtype, n: int = 512) -> float:
+    a = torch.ones(n, n, dtype=dtype)
+    return 2 * n**3 / _best(lambda: torch.mm(a, a), times=4)
+
+
+def _best(function: object, times: int) -> float:
+    """Shortest wall time in seconds of several calls, the first not counted."""
+    assert callable(function)
+    function()
+    shortest = float("inf")
+    for _ in range(times):
+        begin = time.perf_counter()
+        function()
+        shortest = min(shortest, time.perf_counter() - begin)
+    return shortest
+
+
+def _cpu_model() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or None
+
+
+def _cgroup_values(name: str) -> list[str]:
+    """The first existing file `name` of our cgroup and its ancestors, split at spaces."""
+    try:
+        line = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().splitlines()[-1]
+        folder = Path("/sys/fs/cgroup") / line.split(":", 2)[2].lstrip("/")
+        for place in [folder, *folder.parents]:
+            if place == Path("/sys/fs"):
+                break
+            if (place / name).is_file():
+                values = (place / name).read_text(encoding="ascii").split()
+                if values and values[0] != "max":
+                    return values
+    except (OSError, IndexError):
+        pass
+    return []
+
+
+def _cpu_quota() -> float | None:
+    values = _cgroup_values("cpu.max")
+    return int(values[0]) / int(values[1]) if len(values) == 2 else None
+
+
+def _memory_limit(total: int) -> int | None:
+    values = _cgroup_values("memory.max")
+    limit = int(values[0]) if values else None
+    return limit if limit is not None and limit < total else None
+
+
+def command_line() -> list[str]:
+    """How the program was started; long arguments are cut."""
+    return [argument[:200] for argument in sys.argv[:50]]

@@ -1,0 +1,34 @@
+"""Replacing a function of somebody else's module, and putting it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+_MISSING = object()
+
+
+class Patches(ExitStack):
+    """What a recording has replaced; closing it restores everything, last first.
+
+    A wrapper that somebody else has wrapped meanwhile stays in place, since removing it would
+    remove theirs; it passes through once the recorder is closed.
+    """
+
+    def replace(self, owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+        """Set `owner.name` to `wrap(original)` until this is closed."""
+        original = getattr(owner, name)
+        before = vars(owner).get(name, _MISSING)
+        wrapper = wrap(original)
+        setattr(owner, name, wrapper)
+
+        def restore() -> None:
+            if vars(owner).get(name) is not wrapper:
+                return
+            if before is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        self.callback(restore)

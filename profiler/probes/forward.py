@@ -1,0 +1,106 @@
+"""Time in the outermost module call.
+
+Hooks on modules would travel with copies and checkpoints of the model, and global hooks cost
+microseconds per layer. So the outermost modules are looked up once among the live objects, and
+`__call__` is replaced on their classes only.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from typing import Any
+
+import torch
+
+from stepscope.profiler.observed import Observed, describe_model
+from stepscope.profiler.patches import Patches
+from stepscope.profiler.recorder import Recorder
+
+_LOOK_AT_STEPS = (0, 1, 2, 10, 100)
+"""Steps after whose end unknown outermost modules are looked for."""
+
+
+def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
+    """Look for models now and after the first steps, where they may be built late."""
+    probe = _ForwardProbe(recorder, patches, observed)
+    probe.look()
+    recorder.on_step.append(probe.after_step)
+
+
+class _ForwardProbe:
+    def __init__(self, recorder: Recorder, patches: Patches, observed: Observed) -> None:
+        self._recorder = recorder
+        self._patches = patches
+        self._observed = observed
+        self._forward = recorder.phase("forward")
+        self._known: set[type] = set()
+
+    def after_step(self) -> None:
+        """Look again at the end of some early steps, at our own expense."""
+        recorder = self._recorder
+        if recorder.step_index - 1 in _LOOK_AT_STEPS:
+            previous = recorder.enter(recorder.own)
+            self.look()
+            recorder.leave(previous)
+
+    def look(self) -> None:
+        """Time the classes of outermost modules that are not timed yet."""
+        observed = self._observed
+        for module in outermost_modules():
+            if type(module) not in self._known:
+                self._known.add(type(module))
+                self._patches.replace(type(module), "__call__", self._timed)
+                if next(module.parameters(), None) is not None and len(observed.models) < 16:
+                    observed.models.append(describe_model(module))
+                    observed.distributed.add(module)
+
+    def _timed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        recorder, observed, forward = self._recorder, self._observed, self._forward
+
+        @functools.wraps(original)
+        def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+            # The first question is for torch.compile, which traces into nested modules.
+            if (
+                torch.compiler.is_compiling()
+                or recorder.thread != get_ident()
+                or recorder.current == forward
+            ):
+                return original(module, *args, **kwargs)
+            if observed.autocast is None:
+                observed.autocast = _autocast()
+            previous = recorder.enter(forward)
+            try:
+                return original(module, *args, **kwargs)
+            finally:
+                recorder.leave(previous)
+
+        return call
+
+
+def outermost_modules() -> Iterator[torch.nn.Module]:
+    """Live modules that have parameters or are losses, and are part of no other module."""
+    # issubclass(type(x)): isinstance would ask `x.__class__`, which lazy proxies answer by loading
+    modules = [x for x in gc.get_objects() if issubclass(type(x), torch.nn.Module)]
+    inner = {id(child) for module in modules for child in vars(module).get("_modules", {}).values()}
+    for module in modules:
+        # A module whose __init__ has not run yet has no `_parameters`, and nothing to time.
+        if id(module) not in inner and "_parameters" in vars(module):
+            loss = isinstance(module, torch.nn.modules.loss._Loss)
+            if loss or next(module.parameters(), None) is not None:
+                yield module
+
+
+def _autocast() -> str | None:
+    """The dtype of the autocast in force, e.g. `torch.bfloat16`."""
+    if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
+        for device in ("cuda", "cpu"):
+            if torch.is_autocast_enabled(device):
+                return str(torch.get_autocast_dtype(device))
+    elif torch.is_autocast_enabled():
+        return str(torch.get_autocast_gpu_dtype())
+    elif torch.is_autocast_cpu_enabled():
+        return str(torch.get_autocast_cpu_dtype())
+    return None

@@ -1,0 +1,41 @@
+"""Time in optimizers: `step` through PyTorch's own global hooks, and `zero_grad`."""
+
+from __future__ import annotations
+
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from stepscope.profiler.observed import Observed, describe_optimizer
+from stepscope.profiler.patches import Patches
+from stepscope.profiler.recorder import Recorder
+from stepscope.profiler.timing import timed
+
+
+def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
+    """Hook every optimizer of the process."""
+    phase = recorder.phase("optimizer")
+    steps = recorder.counter("optimizer_steps")
+    previous: list[int] = []
+    described: set[int] = set()
+
+    def before(*_: Any) -> None:
+        if recorder.thread == get_ident():
+            recorder.counted[steps] += 1
+            previous.append(recorder.enter(phase))
+
+    def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if recorder.thread == get_ident() and previous:
+            recorder.leave(previous.pop())
+            if id(optimizer) not in described and len(described) < 16:
+                described.add(id(optimizer))
+                observed.optimizers.append(describe_optimizer(optimizer))
+
+    patches.callback(register_optimizer_step_pre_hook(before).remove)
+    patches.callback(register_optimizer_step_post_hook(after).remove)
+    patches.replace(torch.optim.Optimizer, "zero_grad", timed(recorder, "optimizer"))

@@ -1,0 +1,101 @@
+"""How a loader worker tells the training process what each batch cost.
+
+A file of fixed records, mapped by both sides: works with every start method, outlives a killed
+worker, and leaves the batch alone. The worker is the only writer, the training process the only
+reader; a record that was overwritten before it was read is counted as lost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+_MAGIC = b"stepscop"
+_HEADER = struct.Struct("<8sqqqq")  # magic, pid, worker id, capacity, records written
+_WRITTEN = struct.Struct("<q")
+_WRITTEN_AT = _HEADER.size - _WRITTEN.size
+_CAPACITY = 2048
+
+
+class BatchRecord(NamedTuple):
+    """What one fetch cost; -1 where the kernel did not tell."""
+
+    start_ns: int
+    wall_ns: int
+    cpu_ns: int
+    system_cpu_ns: int
+    run_delay_ns: int
+    helper_cpu_ns: int
+    collate_ns: int
+    collate_cpu_ns: int
+    collate_system_cpu_ns: int
+    collate_run_delay_ns: int
+    read_bytes: int
+    storage_bytes: int
+    read_calls: int
+    major_faults: int
+    items: int
+
+
+_RECORD = struct.Struct(f"<{len(BatchRecord._fields)}q")
+_SIZE = _HEADER.size + _CAPACITY * _RECORD.size
+
+
+class RingWriter:
+    """The worker's end.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path, worker_id: int) -> None:
+        with path.open("xb+") as file:
+            file.truncate(_SIZE)
+            self._memory = mmap.mmap(file.fileno(), _SIZE)
+        _HEADER.pack_into(self._memory, 0, _MAGIC, os.getpid(), worker_id, _CAPACITY, 0)
+        self._written = 0
+
+    def append(self, record: BatchRecord) -> None:
+        """Add one record; it becomes visible only when it is complete."""
+        slot = self._written % _CAPACITY
+        _RECORD.pack_into(self._memory, _HEADER.size + slot * _RECORD.size, *record)
+        self._written += 1
+        _WRITTEN.pack_into(self._memory, _WRITTEN_AT, self._written)
+
+
+class RingReader:
+    """The training process's end.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the worker has not finished making it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._memory = mmap.mmap(file.fileno(), _SIZE, access=mmap.ACCESS_READ)
+        magic, self.pid, self.worker_id, _, _ = _HEADER.unpack_from(self._memory, 0)
+        if magic != _MAGIC:
+            raise ValueError(f"{path} is not ready")
+        self._read = 0
+        self.lost = 0
+
+    def drain(self) -> list[BatchRecord]:
+        """The records that have come since the last call."""
+        (written,) = _WRITTEN.unpack_from(self._memory, _WRITTEN_AT)
+        oldest = max(self._read, written - _CAPACITY)
+        records = [
+            BatchRecord._make(
+                _RECORD.unpack_from(self._memory, _HEADER.size + (i % _CAPACITY) * _RECORD.size)
+            )
+            for i in range(oldest, written)
+        ]
+        # Whatever the worker wrote over while we read is no longer what we asked for.
+        (now,) = _WRITTEN.unpack_from(self._memory, _WRITTEN_AT)
+        torn = min(max(0, now - _CAPACITY - oldest), len(records))
+        self.lost += oldest - self._read + torn
+        self._read = written
+        return records[torn:]

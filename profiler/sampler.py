@@ -1,0 +1,232 @@
+"""Once a second, in a thread of its own: resources, worker records, and a copy on disk."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from stepscope.profiler.columns import SampledRows
+from stepscope.profiler.format import Gpu, Samples
+
+SECONDS = 1.0
+_COLUMNS = (
+    "system_busy_cores",
+    "job_busy_cores",
+    "steal_cores",
+    "rss_bytes",
+    "memory_used_share",
+    "swap_used_bytes",
+    "disk_read_bytes_per_s",
+    "network_received_bytes_per_s",
+    "cpu_pressure_share",
+    "io_pressure_share",
+)
+_GPU_COLUMNS = ("utilisation", "memory_used_bytes", "power_w", "temperature_c", "sm_clock_mhz")
+
+
+class Sampler(threading.Thread):
+    """Reads what the machine does while the loop runs.
+
+    Args:
+        origin_ns: `perf_counter_ns` at the start of the run.
+        worker_pids: processes that belong to the job besides this one.
+        each_tick: called once a second, after the sample.
+        problem: told once if sampling had to stop.
+    """
+
+    def __init__(
+        self,
+        origin_ns: int,
+        worker_pids: Callable[[], Iterable[int]],
+        each_tick: Callable[[], None],
+        problem: Callable[[str], None],
+    ) -> None:
+        super().__init__(name="stepscope-sampler", daemon=True)
+        self._origin_ns = origin_ns
+        self._worker_pids = worker_pids
+        self._each_tick = each_tick
+        self._problem = problem
+        self._stop_event = threading.Event()
+        self._nvml = Nvml()
+        self._names = [*_COLUMNS, *self._nvml.columns]
+        self._rows = SampledRows(1 + len(self._names))
+        self._before = _Counters.read(self._worker_pids())
+        self.cpu_ns = 0
+
+    def run(self) -> None:
+        """Sample until `stop`; an error ends the sampling, never the training."""
+        began = time.thread_time_ns()
+        try:
+            while not self._stop_event.wait(SECONDS):
+                self._sample()
+                self._each_tick()
+                self.cpu_ns = time.thread_time_ns() - began
+        except Exception as error:
+            self._problem(f"sampling stopped: {error!r}")
+
+    def stop(self) -> None:
+        """End the thread and wait for the tick it is in."""
+        self._stop_event.set()
+        self.join(timeout=10)
+        self._nvml.close()
+
+    def gpus(self) -> list[Gpu]:
+        """The devices NVML knows."""
+        return self._nvml.gpus
+
+    def samples(self) -> Samples:
+        """What was read so far."""
+        columns = self._rows.columns()
+        return Samples(
+            stride=self._rows.stride,
+            time_ns=[int(t or 0) for t in columns[0]],
+            columns=dict(zip(self._names, columns[1:], strict=True)),
+        )
+
+    def _sample(self) -> None:
+        before, now = self._before, _Counters.read(self._worker_pids())
+        self._before = now
+        seconds = max(1e-9, now.time - before.time)
+        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        row: list[float | int | None] = [
+            time.perf_counter_ns() - self._origin_ns,
+            (now.busy - before.busy) / seconds,
+            max(0.0, now.job - before.job) / seconds,
+            (now.steal - before.steal) / seconds,
+            psutil.Process().memory_info().rss,
+            1 - memory.available / memory.total,
+            swap.used,
+            _rate(now.disk_read, before.disk_read, seconds),
+            _rate(now.received, before.received, seconds),
+            _pressure("cpu"),
+            _pressure("io"),
+        ]
+        self._rows.append((*row, *self._nvml.sample()))
+
+
+class _Counters:
+    """Counters of which only differences mean anything; processor times in core seconds."""
+
+    def __init__(self) -> None:
+        self.time = time.perf_counter()
+        self.busy = self.steal = self.job = 0.0
+        self.disk_read: int | None = None
+        self.received: int | None = None
+
+    @classmethod
+    def read(cls, worker_pids: Iterable[int]) -> _Counters:
+        now = cls()
+        # Only the processors we may use: another job on the rest of the machine is no neighbour.
+        usable = (
+            psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
+        )
+        for number, times in enumerate(psutil.cpu_times(percpu=True)):
+            if usable is None or number in usable:
+                idle = times.idle + getattr(times, "iowait", 0.0)
+                steal = getattr(times, "steal", 0.0)
+                guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+                now.busy += sum(times) - idle - steal - guest
+                now.steal += steal
+        own = os.times()
+        now.job = own.user + own.system + own.children_user + own.children_system
+        for pid in worker_pids:
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.ppid() == os.getpid():  # not a stranger under a reused number
+                    used = process.cpu_times()
+                    now.job += used.user + used.system
+        with suppress(Exception):
+            now.disk_read = psutil.disk_io_counters().read_bytes  # type: ignore[union-attr]
+        with suppress(Exception):
+            now.received = psutil.net_io_counters().bytes_recv
+        return now
+
+
+class Nvml:
+    """NVIDIA's management library, where there is one."""
+
+    def __init__(self) -> None:
+        self.gpus: list[Gpu] = []
+        self._library: Any = None
+        self._handles: list[Any] = []
+        with suppress(Exception):  # no driver, no library, no permission: no such columns
+            import pynvml  # noqa: PLC0415  # only where NVIDIA's driver may be
+
+            pynvml.nvmlInit()
+            self._library = pynvml
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                self._handles.append(handle)
+                self.gpus.append(
+                    Gpu(
+                        index=index,
+                        name=_text(pynvml.nvmlDeviceGetName(handle)),
+                        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+                        driver=_text(pynvml.nvmlSystemGetDriverVersion()),
+                        power_limit_w=_watts(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle),
+                    )
+                )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what `sample` returns."""
+        return [f"gpu{gpu.index}_{name}" for gpu in self.gpus for name in _GPU_COLUMNS]
+
+    def sample(self) -> list[float | None]:
+        """One reading of every device; None where a device does not tell."""
+        return [
+            _or_none(read)
+            for handle in self._handles[: len(self.gpus)]
+            for read in self._readings(handle)
+        ]
+
+    def _readings(self, handle: Any) -> list[Callable[[], float]]:
+        n = self._library
+        return [
+            lambda: n.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
+            lambda: n.nvmlDeviceGetMemoryInfo(handle).used,
+            lambda: n.nvmlDeviceGetPowerUsage(handle) / 1000,
+            lambda: n.nvmlDeviceGetTemperature(handle, n.NVML_TEMPERATURE_GPU),
+            lambda: n.nvmlDeviceGetClockInfo(handle, n.NVML_CLOCK_SM),
+        ]
+
+    def close(self) -> None:
+        """Give the library back."""
+        if self._library is not None:
+            with suppress(Exception):
+                self._library.nvmlShutdown()
+
+
+def _or_none(read: Callable[[], float]) -> float | None:
+    try:
+        return float(read())
+    except Exception:  # NVML's errors share no base class across versions
+        return None
+
+
+def _watts(read: Callable[[Any], int], handle: Any) -> float | None:
+    return _or_none(lambda: read(handle) / 1000)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _rate(now: int | None, before: int | None, seconds: float) -> float | None:
+    return None if now is None or before is None else max(0, now - before) / seconds
+
+
+def _pressure(resource: str) -> float | None:
+    """Share of the last ten seconds in which some task waited for `resource` (PSI)."""
+    try:
+        first = Path(f"/proc/pressure/{resource}").read_text(encoding="ascii").split("\n")[0]
+        return float(first.split("avg10=")[1].split()[0]) / 100
+    except (OSError, IndexError, ValueError):
+        return None

@@ -1,0 +1,138 @@
+"""The scheduled short torch.profiler window: a few steps, for the operator table.
+
+Recording slows a step, so these steps are kept out of the timeline, and starting and stopping
+are charged to the profiler, not to a step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from stepscope.profiler.format import Operator, Window
+from stepscope.profiler.recorder import Recorder
+
+_MAX_OPERATORS = 200
+
+
+class OperatorWindow:
+    """Records steps `first` to `first + steps - 1` once.
+
+    Args:
+        recorder: whose steps are counted.
+        first: index of the first step to record.
+        steps: how many; 0 switches the window off.
+        problem: told if the window could not be recorded.
+    """
+
+    def __init__(
+        self, recorder: Recorder, first: int, steps: int, problem: Callable[[str], None]
+    ) -> None:
+        self.result: Window | None = None
+        self.own_ns = 0
+        self._recorder = recorder
+        self._first, self._last = first, first + steps
+        self._problem = problem
+        self._profiler: Any = None
+        self._began_ns = 0
+        if steps > 0:
+            recorder.on_step.append(self._step)
+
+    def _step(self) -> None:
+        """Called after each step: begin or end at the boundary."""
+        index = self._recorder.step_index
+        if index == self._first:
+            self._guard(self._start)
+        elif self._profiler is not None and index == self._last:
+            self._guard(self._stop)
+        elif self._profiler is not None:
+            self._note_phases()
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        begin = time.perf_counter_ns()
+        try:
+            action()
+        except Exception as error:  # another profiler may be running; training goes on
+            self._recorder.in_window = False
+            self._profiler = None
+            self._problem(f"the operator window could not be recorded: {error!r}")
+        self.own_ns += time.perf_counter_ns() - begin
+
+    def _start(self) -> None:
+        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+            self._problem("another torch.profiler was running: no operator table")
+            return
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        self._profiler = torch.profiler.profile(activities=activities)
+        self._profiler.start()
+        self._recorder.in_window = True
+        self._forward_backward_ns = 0
+        self._began_ns = time.perf_counter_ns()
+
+    def _note_phases(self) -> None:
+        recorder = self._recorder
+        for name in ("forward", "backward"):
+            self._forward_backward_ns += recorder.spent[recorder.phase(name)]
+
+    def _stop(self) -> None:
+        self._note_phases()
+        wall = time.perf_counter_ns() - self._began_ns
+        profiler, self._profiler = self._profiler, None
+        self._recorder.in_window = False
+        profiler.stop()
+        self.result = Window(
+            first_step=self._first,
+            steps=self._last - self._first,
+            wall_ns=wall,
+            forward_backward_ns=self._forward_backward_ns,
+            **_operators(profiler),
+        )
+
+    def close(self) -> None:
+        """Stop a window that the end of the loop has cut; it is not used."""
+        if self._profiler is not None:
+            with suppress(Exception):
+                self._profiler.stop()
+            self._profiler = None
+
+
+def _operators(profiler: Any) -> dict[str, Any]:
+    """The operator table, without what the data loader called."""
+    rows: dict[tuple[str, bool], Operator] = {}
+    top_level_us = 0.0
+    for event in profiler.events():
+        ancestors = _ancestors(event)
+        if any(name.startswith("enumerate(DataLoader)") for name in ancestors):
+            continue
+        in_optimizer = any(name.startswith("Optimizer.") for name in ancestors)
+        if not in_optimizer and event.cpu_parent is None:
+            top_level_us += event.cpu_time_total
+        row = rows.setdefault(
+            (event.name, in_optimizer),
+            Operator(name=event.name, calls=0, self_cpu_ns=0, in_optimizer=in_optimizer),
+        )
+        row.calls += 1
+        row.self_cpu_ns += int(event.self_cpu_time_total * 1000)
+        row.self_device_ns += int(_device_us(event) * 1000)
+    table = sorted(rows.values(), key=lambda r: r.self_cpu_ns + r.self_device_ns, reverse=True)
+    return {"operators": table[:_MAX_OPERATORS], "top_level_cpu_ns": int(top_level_us * 1000)}
+
+
+def _ancestors(event: Any) -> list[str]:
+    names = []
+    while event is not None:
+        names.append(event.name)
+        event = event.cpu_parent
+    return names
+
+
+def _device_us(event: Any) -> float:
+    # torch < 2.4 calls it by the device's name
+    value = getattr(event, "self_device_time_total", None)
+    return float(value if value is not None else getattr(event, "self_cuda_time_total", 0.0))
