@@ -22,7 +22,7 @@ from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement, measure
 from stepscope.advisor.notes import environment_of, missing_signals, notes_of
-from stepscope.advisor.plan import Plan, bottleneck, evaluate, in_use, make_plan, possible
+from stepscope.advisor.plan import WORTHWHILE, Plan, bottleneck, evaluate, in_use, make_plan, possible
 from stepscope.advisor.predict import gain
 from stepscope.advisor.wording import cause_label, duration, share, speedup, speedup_interval
 from stepscope.profiler.format import Profile
@@ -56,7 +56,7 @@ def advise(
     findings = _findings(judgements, knowledge, profile, measurement, facts)
     advised = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
     plan = make_plan(advised, knowledge, profile, measurement, facts)
-    healthy = _is_healthy(findings, thresholds.get("healthy_gain", HEALTHY_GAIN))
+    healthy = _is_healthy(findings, knowledge, thresholds.get("healthy_gain", HEALTHY_GAIN))
     return Advice(
         schema=SCHEMA,
         tool_version=version(),
@@ -133,9 +133,12 @@ def _findings(
                 why=rule.why,
                 margin=judgement.margin,
                 recommendations=[
-                    _recommend(method, profile, measurement)
+                    recommendation
                     for method in methods
                     if possible(method, facts) and not _loads(method, main)
+                    for recommendation in [_recommend(method, profile, measurement)]
+                    if recommendation.predicted is None
+                    or recommendation.predicted.high >= WORTHWHILE
                 ],
                 suppressed_by=root,
                 references=rule.references,
@@ -171,9 +174,12 @@ def _recommend(method: Method, profile: Profile, measurement: Measurement) -> Re
     )
 
 
-def _is_healthy(findings: list[Finding], limit: float) -> bool:
+def _is_healthy(findings: list[Finding], knowledge: Knowledge, limit: float) -> bool:
     return not any(
-        r.kind == "exact" and r.predicted is not None and r.predicted.speedup >= 1 + limit
+        r.kind == "exact"
+        and not knowledge.methods[r.method].outside
+        and r.predicted is not None
+        and r.predicted.speedup >= 1 + limit
         for f in findings
         for r in f.recommendations
     )
@@ -190,7 +196,7 @@ def _verdict(measurement: Measurement, plan: Plan, healthy: bool) -> Verdict:
     )
     exact = [s for s in plan.steps if s.kind == "exact"]
     if healthy:
-        sentence = f"Healthy: {where}, and no exact change is predicted to gain 10 % or more"
+        sentence = f"Nothing to fix: {where}, and no exact change is predicted to gain 10 % or more"
         if exact:
             best = exact[0].predicted.speedup
             sentence += f" (the best one gains {share(best - 1)})"

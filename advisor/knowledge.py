@@ -110,8 +110,6 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
 
     name: str
     causes: list[str] = []
-    every: int | None = None
-    """For `rarer`: what happened each time happens every n-th time."""
 
 
 class Effect(Struct, forbid_unknown_fields=True):
@@ -151,6 +149,8 @@ class Method(Struct, forbid_unknown_fields=True, kw_only=True):
     already_on: Condition | None = None
     """Holds where the program does it already."""
     conflicts_with: list[str] = []
+    outside: bool = False
+    """Acts on the machine, not on the program: no part of the plan, no fault of the run."""
     tempting: bool = False
     """Popular enough that the report says so where it would be useless."""
     predictor: Predictor

@@ -81,8 +81,10 @@ def measure(profile: Profile) -> Measurement:
         raise NoStepsError(
             f"only {steady.total} training steps were recorded; profile at least 20, better 100"
         )
+    blocks = [block for block in _blocks(steady) if block.wall > 0]
+    if not blocks:
+        raise NoStepsError("no training step took any time; record the profile again")
     sources = _Sources(profile)
-    blocks = _blocks(steady)
     whole = _summed(blocks)
     random_ = random.Random(0)  # the same profile gives the same advice
     resampled = [_summed(random_.choices(blocks, k=len(blocks))) for _ in range(RESAMPLES)]
@@ -286,7 +288,42 @@ class _Sources:
         _move(seconds, "cpu_preprocessing.core_starvation", foreign)
         for cause, part in self._wait(block, own).items():
             seconds[cause] = seconds.get(cause, 0.0) + part
-        return seconds
+        return self._by_processor_time(seconds, block)
+
+    def _by_processor_time(self, seconds: dict[str, float], block: _Block) -> dict[str, float]:
+        """As far as the cores are full, a cause owns the step by the processor time it uses.
+
+        Then nobody waits for long, everybody is slow, and a step takes as long as the cores need
+        for the work of all threads: whose work that is, is what holds it back.
+        """
+        full = self.fullness(block)
+        used = self._processor_time(block)
+        starved = seconds.get("cpu_preprocessing.core_starvation", 0.0)
+        total = sum(used.values())
+        if full <= 0 or total <= 0:
+            return seconds
+        k = (block.wall - starved) / total
+        by_use = {cause: s * k for cause, s in used.items()}
+        by_use["cpu_preprocessing.core_starvation"] = starved
+        return {
+            cause: (1 - full) * seconds.get(cause, 0.0) + full * by_use.get(cause, 0.0)
+            for cause in {**seconds, **by_use}
+        }
+
+    def fullness(self, block: _Block) -> float:
+        """0 while cores are free, 1 when this job alone keeps all of them busy."""
+        return _ramp(self._demand(block) / (block.wall * self.cores), 0.6, 0.9)
+
+    def _processor_time(self, block: _Block) -> dict[str, float]:
+        """Seconds of processor time by cause: the trainer's by its phases, the workers' own."""
+        main = self.main_causes(block)
+        busy = sum(main.values())
+        fetched = {c: s * block.steps for c, s in self.fetch.cpu.items()} if self.fetch else {}
+        own = block.process_cpu - (0.0 if self.workers else sum(fetched.values()))
+        used = {c: max(0.0, own) * s / busy for c, s in main.items()} if busy else {}
+        for cause, s in fetched.items():
+            used[cause] = used.get(cause, 0.0) + s
+        return used
 
     def _wait(self, block: _Block, own: float) -> dict[str, float]:
         """The time waiting for batches, divided as the making of a batch divides."""
@@ -317,9 +354,8 @@ class _Sources:
         """The stages of the pipeline, calibrated to the block's own step time."""
         n = block.steps
         own = self.own_delay_share(block)
-        demand = self._demand(block)
         # Delay that we cause ourselves goes as far as the cores are full: then D / C holds it.
-        vanishing = own * _ramp(demand / (block.wall * self.cores), 0.6, 0.9)
+        vanishing = own * self.fullness(block)
         main = {cause: s / n for cause, s in self.main_causes(block).items()}
         delay = max(0.0, block.run_delay - block.wait_run_delay) / n
         _move(main, "cpu_preprocessing.core_starvation", (1 - own) * delay)
@@ -384,7 +420,7 @@ def foreign_cores(profile: Profile) -> float | None:
     """Cores' worth of time that other programs used meanwhile; None if not sampled."""
     columns = profile.samples.columns
     busy, job = columns.get("system_busy_cores", []), columns.get("job_busy_cores", [])
-    steal = columns.get("steal_cores", [])
+    steal = columns.get("steal_cores", [None] * len(busy))
     known = [
         max(0.0, b - j) + (s or 0.0)
         for b, j, s in zip(busy, job, steal, strict=False)

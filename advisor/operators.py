@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 from stepscope.profiler.format import Calibration, Operator, Window
@@ -15,6 +16,8 @@ _ELEMENTWISE = (
     "sum", "mean", "max_pool", "avg_pool", "embedding", "index", "where", "masked", "bernoulli",
     "to_copy", "elu", "neg", "rsqrt", "addcmul", "addcdiv", "lerp", "clamp", "triu", "tril",
 )  # fmt: skip
+_AUTOGRAD_NODE = re.compile(r"autograd::|Backward\d*$")
+"""A node's own time is bookkeeping; what it computes is in the operators that it calls."""
 
 
 class ComputeSplit(NamedTuple):
@@ -27,6 +30,8 @@ class ComputeSplit(NamedTuple):
 
 def category(name: str) -> Category:
     """What kind of work an operator of this name does, e.g. `aten::addmm`."""
+    if _AUTOGRAD_NODE.search(name):
+        return "other"
     short = name.rpartition("::")[2].lower().lstrip("_")
     if any(part in short for part in _MATMUL):
         return "matmul"

@@ -129,7 +129,7 @@ def _best(
     candidates = [
         candidate
         for method in methods
-        if possible(method, facts) and now not in method.loads
+        if not method.outside and possible(method, facts) and now not in method.loads
         for candidate in [evaluate(method, profile, measurement, state)]
         if candidate is not None and candidate.predicted.speedup >= WORTHWHILE
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.knowledge import Predictor
@@ -16,6 +17,8 @@ from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile
 
 Change = Callable[[Stages], Stages]
+RARE_SHARE = 0.01
+"""What is done rarely enough may cost this part of the present step."""
 
 
 class Outcome:
@@ -103,14 +106,20 @@ def _at_most(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
 
 
 def _rarer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
-    every = predictor.every or 10
+    """Less often, until it costs a hundredth of the step: what to do, not how much it gains."""
+    seconds = sum(
+        stage.get(cause, 0.0) for cause in predictor.causes for stage in (stages.main, stages.pauses)
+    )
+    if seconds <= 0:
+        return Outcome(lambda s: s, "it takes no time as it is")
+    times = max(1, ceil(seconds / (RARE_SHARE * stages.seconds())))
 
     def rarer(s: Stages) -> Stages:
         for cause in predictor.causes:
-            s = s.scaled(cause, 1 / every)
+            s = s.scaled(cause, 1 / times)
         return s
 
-    return Outcome(rarer, f"it is done at every {every}th of the present occasions")
+    return Outcome(rarer, f"it is done {times} times less often, and costs a hundredth of the step")
 
 
 def _workers(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
@@ -124,6 +133,26 @@ def _serial(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome |
     if not stages.workers:
         return None
     return Outcome(lambda s: s.with_workers(0), "num_workers=0")
+
+
+def _smooth(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """A deeper queue evens out batches of unequal cost; it makes none of them cheaper.
+
+    So at most the step time comes down to what the stages need on average, which is the model
+    without the factor by which the measured step was slower.
+    """
+    if not stages.workers:
+        return None
+
+    def smoother(s: Stages, part: float) -> Stages:
+        return replace(s, factor=min(s.factor, 1 + (s.factor - 1) * (1 - part)))
+
+    return Outcome(
+        lambda s: smoother(s, 0.5),
+        "half of the unevenness between batches is evened out",
+        best=lambda s: smoother(s, 1.0),
+        bound=True,
+    )
 
 
 def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
@@ -192,6 +221,7 @@ PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = 
     "rarer": _rarer,
     "workers": _workers,
     "serial": _serial,
+    "smooth": _smooth,
     "threads": _threads,
     "fused_optimizer": _fused_optimizer,
     "bf16": _bf16,

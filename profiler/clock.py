@@ -55,8 +55,9 @@ class RunDelay(ThreadFile):
 
     def nanoseconds(self) -> int:
         """Total since the thread began; 0 where it is not available."""
-        fields = self.read().split()
-        return int(fields[1]) if len(fields) > 1 else 0
+        if self._descriptor < 0:
+            return 0
+        return int(os.pread(self._descriptor, 64, 0).split()[1])
 
 
 class ReadCounters(NamedTuple):

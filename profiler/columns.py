@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 GROWTH = 1.02
@@ -31,60 +32,69 @@ class SummedRows:
         firsts: Sequence[str] = (),
     ) -> None:
         self.capacity = capacity
-        self.columns: dict[str, array[int]] = {name: array("q") for name in columns}
-        self._maxima = frozenset(maxima)
-        self._firsts = frozenset(firsts)
-        self._steps_per_row = 1
+        self.names = list(columns)
+        self._reducers: dict[str, Callable[[Sequence[int]], int]] = {
+            **dict.fromkeys(maxima, max),
+            **dict.fromkeys(firsts, _first),
+        }
+        self._values = array("q")  # row by row: appending a row is one call
+        self._full = capacity * len(self.names)
+        self._per_row = 1
         self._pending: list[list[int]] = []
-        self.rows = 0
 
-    def add_column(self, name: str) -> None:
-        """Add a column of zeros."""
-        if name not in self.columns:
-            self.columns[name] = array("q", bytes(8 * self.rows))
-            for row in self._pending:
-                row.append(0)
+    @property
+    def rows(self) -> int:
+        """Finished rows."""
+        return len(self._values) // len(self.names)
 
-    def append(self, values: list[int]) -> None:
-        """Add one row; `values` in the order of `columns`, and not used by the caller again."""
-        if self._steps_per_row > 1:
-            self._pending.append(values)
-            if len(self._pending) < self._steps_per_row:
+    def insert_column(self, position: int, name: str) -> None:
+        """Add a column of zeros before column `position`."""
+        columns = [self._values[i :: len(self.names)] for i in range(len(self.names))]
+        columns.insert(position, array("q", bytes(8 * self.rows)))
+        for row in self._pending:
+            row.insert(position, 0)
+        self.names.insert(position, name)
+        self._assemble(columns)
+
+    def append(self, row: list[int]) -> None:
+        """Add one row, in the order of `names`; the caller does not use the list again."""
+        if self._per_row > 1:
+            self._pending.append(row)
+            if len(self._pending) < self._per_row:
                 return
-            values = self._merge_pending()
-        for column, value in zip(self.columns.values(), values, strict=True):
-            column.append(value)
-        self.rows += 1
-        if self.rows >= self.capacity:
+            row, self._pending = self._merged(self._pending), []
+        self._values.extend(row)
+        if len(self._values) >= self._full:
             self._halve()
 
-    def _merge_pending(self) -> list[int]:
-        rows, self._pending = self._pending, []
-        return [
-            self._reducer(name)(values)
-            for name, values in zip(self.columns, zip(*rows, strict=True), strict=True)
-        ]
+    def _merged(self, rows: list[list[int]]) -> list[int]:
+        columns = zip(*rows, strict=True)
+        return [self._reduce(name, c) for name, c in zip(self.names, columns, strict=True)]
 
-    def _reducer(self, name: str) -> Callable[[Sequence[int]], int]:
-        if name in self._maxima:
-            return max
-        return _first if name in self._firsts else sum
+    def _reduce(self, name: str, values: Sequence[int]) -> int:
+        return self._reducers.get(name, sum)(values)
 
     def _halve(self) -> None:
-        for name, column in self.columns.items():
-            reduce = self._reducer(name)
-            pairs = zip(column[0::2], column[1::2], strict=True)
-            self.columns[name] = array("q", map(reduce, pairs))
-        self.rows //= 2
-        self._steps_per_row *= 2
+        width = len(self.names)
+        columns = []
+        for i, name in enumerate(self.names):
+            evens, odds = self._values[i :: 2 * width], self._values[i + width :: 2 * width]
+            pairs = zip(evens, odds, strict=True)
+            columns.append(array("q", [self._reduce(name, pair) for pair in pairs]))
+        self._assemble(columns)
+        self._per_row *= 2
+
+    def _assemble(self, columns: list[array[int]]) -> None:
+        self._full = self.capacity * len(columns)
+        self._values = array("q", chain.from_iterable(zip(*columns, strict=True)))
 
     def as_lists(self) -> dict[str, list[int]]:
         """The columns, unfinished row included."""
-        tail = [list(row) for row in self._pending]
-        lists = {name: list(column[: self.rows]) for name, column in self.columns.items()}
-        if tail:
-            for name, values in zip(lists, zip(*tail, strict=False), strict=False):
-                lists[name].append(self._reducer(name)(values))
+        width = len(self.names)
+        lists = {name: self._values[i::width].tolist() for i, name in enumerate(self.names)}
+        if self._pending:
+            for name, value in zip(self.names, self._merged(self._pending), strict=True):
+                lists[name].append(value)
         return lists
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,18 +26,19 @@ class FetchTimer:
 
     def __init__(self, sink: Callable[[BatchRecord], None]) -> None:
         self._sink = sink
-        self._delay = clock.RunDelay()
-        self._io = clock.ThreadIO()
+        # Shared, because a fetcher is made per epoch and each reader keeps a file open.
+        self._delay, self._io = _readers(os.getpid(), threading.get_native_id())
         self._collate = (0, 0, 0, 0)
         self._items = 0
 
     def attach(self, fetcher: Any) -> None:
         """Time `fetcher` from now on; a fetcher that is made differently is left alone."""
         if callable(getattr(fetcher, "collate_fn", None)):
-            fetcher.collate_fn = self._timed_collate(fetcher.collate_fn)
-        fetcher.fetch = self._timed_fetch(fetcher.fetch)
+            batched = bool(getattr(fetcher, "auto_collation", True))
+            fetcher.collate_fn = self._timed_collate(fetcher.collate_fn, batched)
+        fetcher.fetch = self._timed_fetch(_without_cycle(fetcher.fetch))
 
-    def _timed_collate(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def _timed_collate(self, collate: Callable[[Any], Any], batched: bool) -> Callable[[Any], Any]:
         def timed(samples: Any) -> Any:
             wall, cpu, delay = self._times()
             _, system = clock.faults_and_system_ns()
@@ -46,7 +50,8 @@ class FetchTimer:
                     _, system_end = clock.faults_and_system_ns()
                     spent = (wall_end - wall, cpu_end - cpu, system_end - system, delay_end - delay)
                     self._collate = spent
-                    self._items = len(samples) if isinstance(samples, (list, tuple)) else 0
+                    if batched:  # otherwise a tuple is one sample, not a list of them
+                        self._items = len(samples) if isinstance(samples, (list, tuple)) else 0
 
         return timed
 
@@ -95,6 +100,25 @@ class FetchTimer:
     @staticmethod
     def _helper_cpu_ns() -> int:
         return time.process_time_ns() - time.thread_time_ns() + clock.children_cpu_ns()
+
+
+@functools.lru_cache(maxsize=16)
+def _readers(process: int, thread: int) -> tuple[clock.RunDelay, clock.ThreadIO]:
+    return clock.RunDelay(), clock.ThreadIO()
+
+
+def _without_cycle(method: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`method` without a reference to its object, which is to be freed as soon as without us."""
+    if not inspect.ismethod(method):
+        return method
+    weak = weakref.WeakMethod(method)
+
+    def call(argument: Any) -> Any:
+        strong = weak()
+        assert strong is not None, "only the object itself calls this"
+        return strong(argument)
+
+    return call
 
 
 _originals: dict[str, Callable[..., None]] = {}

@@ -328,7 +328,8 @@ class Metric(Struct, kw_only=True):
     stride: int = 1
     step: list[int]
     time_ns: list[int]
-    value: list[float]
+    value: list[float | None]
+    """None where it was not a finite number: JSON knows no NaN."""
 
 
 class Collective(Struct, kw_only=True, omit_defaults=True):

@@ -102,13 +102,19 @@ class RingFolder:
                 except (OSError, ValueError):
                     continue  # the worker is still making it; the next call will find it whole
             log = logs[int(file.name.partition("-")[0])]
+            finished = not psutil.pid_exists(reader.pid)
             for record in reader.drain():
                 log.add(reader.worker_id, reader.pid, record)
             if reader.lost:
-                log.worker(reader.worker_id, reader.pid).lost = reader.lost
+                log.worker(reader.worker_id, reader.pid).lost += reader.lost
+                reader.lost = 0
+            if finished:  # epochs may start thousands of workers, and each ring holds a file open
+                del self._readers[file.name]
+                reader.close()
+                file.unlink(missing_ok=True)
 
     def worker_pids(self) -> list[int]:
-        """Processes that have reported so far, the finished ones included."""
+        """Processes that have reported and were alive at the last call of `drain`."""
         return [reader.pid for reader in self._readers.values()]
 
     def remove(self) -> None:

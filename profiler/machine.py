@@ -61,7 +61,7 @@ def environment(gpus: list[Gpu]) -> Environment:
         memory_limit_bytes=_memory_limit(memory),
         gpus=gpus,
         cuda=torch.version.cuda,
-        variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
+        variables={name: _printable(os.environ[name]) for name in VARIABLES if name in os.environ},
     )
 
 
@@ -93,7 +93,7 @@ def calibrate() -> Calibration:
     with torch.no_grad():
         eager = _best(lambda: torch.add(one, one), times=200)
         copy = _best(lambda: target.copy_(source), times=3)
-        fp32, bf16 = (_gemm_flops(dtype) for dtype in (torch.float32, torch.bfloat16))
+        fp32, bf16 = _gemm_flops(torch.float32), _bf16_flops()
     return Calibration(
         eager_op_ns=eager * 1e9,
         copy_bytes_per_s=2 * 4 * half / copy,
@@ -103,9 +103,15 @@ def calibrate() -> Calibration:
     )
 
 
-def _gemm_flops(dtype: torch.dtype, n: int = 512) -> float:
+def _bf16_flops() -> float:
+    # Without hardware for it the larger product takes half a second, and the smaller tells enough.
+    small = _gemm_flops(torch.bfloat16, n=128, times=20)
+    return small if small < 10e9 else _gemm_flops(torch.bfloat16)
+
+
+def _gemm_flops(dtype: torch.dtype, n: int = 512, times: int = 4) -> float:
     a = torch.ones(n, n, dtype=dtype)
-    return 2 * n**3 / _best(lambda: torch.mm(a, a), times=4)
+    return 2 * n**3 / _best(lambda: torch.mm(a, a), times)
 
 
 def _best(function: object, times: int) -> float:
@@ -160,4 +166,9 @@ def _memory_limit(total: int) -> int | None:
 
 def command_line() -> list[str]:
     """How the program was started; long arguments are cut."""
-    return [argument[:200] for argument in sys.argv[:50]]
+    return [_printable(argument[:200]) for argument in sys.argv[:50]]
+
+
+def _printable(text: str) -> str:
+    """`text` without the surrogates that stand for bytes that are not UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")

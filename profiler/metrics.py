@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -27,23 +28,27 @@ class Metrics:
         for name, value in metrics.items():
             if name not in self._tables and len(self._tables) >= _MAX_NAMES:
                 continue
-            kept = value.detach() if isinstance(value, torch.Tensor) else float(value)
+            on_device = isinstance(value, torch.Tensor) and value.is_cuda
+            if on_device and value.numel() != 1:
+                raise ValueError(f"`{name}` has {value.numel()} elements")
+            # Cloned, because a running sum changes in place before it is read.
+            kept = value.detach().clone() if on_device else float(value)
             self._tables.setdefault(name, SampledRows(3, _ROWS)).append((step, now, kept))
 
     def result(self, final: bool) -> dict[str, Metric]:
         """All metrics; values that still lie on a device only if `final`."""
-        return {name: _metric(table, final) for name, table in self._tables.items()}
+        return {name: _metric(table, final) for name, table in list(self._tables.items())}
 
 
 def _metric(table: SampledRows, final: bool) -> Metric:
     rows = [
         (step, when, float(value))
         for step, when, value in list(table.rows)
-        if final or not (isinstance(value, torch.Tensor) and value.is_cuda)
+        if final or not isinstance(value, torch.Tensor)
     ]
     return Metric(
         stride=table.stride,
         step=[row[0] for row in rows],
         time_ns=[row[1] for row in rows],
-        value=[row[2] for row in rows],
+        value=[row[2] if math.isfinite(row[2]) else None for row in rows],
     )

@@ -16,6 +16,7 @@ from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
 
 _MAX_DESCRIBED = 16
+_MAX_LOADERS = 64
 _WRAPPERS = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 
 
@@ -41,6 +42,8 @@ class Observed:
         for log in self.loaders:
             if log.opened_as == description:
                 return log
+        if len(self.loaders) >= _MAX_LOADERS:
+            raise ValueError(f"more than {_MAX_LOADERS} different loaders")
         self.loaders.append(LoaderLog(len(self.loaders), description, self._origin_ns))
         return self.loaders[-1]
 
@@ -69,7 +72,9 @@ def _tensors(value: Any, depth: int = 0) -> Iterator[torch.Tensor]:
 
 def describe_model(model: torch.nn.Module) -> Model:
     """Parameters, precisions, places and kinds of layers of one outermost module."""
-    parameters = list(model.parameters())
+    # Parameters of lazy modules have no shape before the first call.
+    uninitialised = torch.nn.UninitializedParameter
+    parameters = [p for p in model.parameters() if not isinstance(p, uninitialised)]
     kinds: dict[str, int] = {}
     distributed = None
     compiled = False

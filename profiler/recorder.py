@@ -19,7 +19,6 @@ from stepscope.profiler.format import Histogram, Mark, Steps
 
 PYTHON = "python"
 WAIT = "data_wait"
-OWN = "profiler"
 ABSORBING = frozenset({"validation", "checkpoint", "worker_startup"})
 """Phases that keep everything that happens inside them."""
 
@@ -57,21 +56,19 @@ class Recorder:
         self.counters: dict[str, int] = {}
         self.counted: list[int] = []
         self.marks: list[Mark] = []
-        self.on_step: list[Callable[[], None]] = []
+        self.on_step: list[Callable[[], bool]] = []
+        """Called after each step; True means that it took time, which then is in no step."""
         self.in_window = False
         self.lock = threading.Lock()
         self._run_delay = RunDelay()
         self._delay_measured = self._run_delay.available
         self._tables = {kind: _step_table() for kind in ("warmup", "steady")}
         self._histogram = LogHistogram()
-        self._layout: list[tuple[list[int], int]] = []
         self.python = self.phase(PYTHON)
         self.wait = self.phase(WAIT)
-        self.own = self.phase(OWN)
         self.current = self.python
         self.started_ns = self.last_ns = time.perf_counter_ns()
-        self._wait_cpu = self._wait_delay = 0
-        self._begin_step()
+        self.restart_step()
         _LIVE.add(self)
 
     # Phases -----------------------------------------------------------------------------------
@@ -80,25 +77,26 @@ class Recorder:
         """The number of phase `name`, made on first use."""
         number = self.phases.get(name)
         if number is None:
-            number = self.phases[name] = len(self.phases)
-            self.absorbing.append(name in ABSORBING)
-            self._add_column(f"phases.{name}", self.spent)
+            with self.lock:
+                number = self.phases[name] = len(self.phases)
+                self.absorbing.append(name in ABSORBING)
+                self._insert_column(len(_FIXED) + number, f"phases.{name}")
+                self.spent.append(0)
         return number
 
     def counter(self, name: str) -> int:
         """The number of the per-step counter `name`, made on first use."""
         number = self.counters.get(name)
         if number is None:
-            number = self.counters[name] = len(self.counters)
-            self._add_column(f"calls.{name}", self.counted)
+            with self.lock:
+                number = self.counters[name] = len(self.counters)
+                self._insert_column(len(_FIXED) + len(self.phases) + number, f"calls.{name}")
+                self.counted.append(0)
         return number
 
-    def _add_column(self, name: str, source: list[int]) -> None:
-        with self.lock:
-            self._layout.append((source, len(source)))
-            source.append(0)
-            for table in self._tables.values():
-                table.add_column(name)
+    def _insert_column(self, position: int, name: str) -> None:
+        for table in self._tables.values():
+            table.insert_column(position, name)
 
     @property
     def active(self) -> bool:
@@ -123,12 +121,20 @@ class Recorder:
             self.last_ns = now
             self.current = previous
 
-    def enter_wait(self) -> int:
-        """Begin waiting for a batch; like `enter`, and notes processor time and run delay."""
+    def enter_wait(self, *, at_boundary: bool = False) -> int:
+        """Begin waiting for a batch; like `enter`, and notes processor time and run delay.
+
+        Args:
+            at_boundary: right after `end_step`, whose readings then serve here too.
+        """
         previous = self.enter(self.wait)
         if previous != self.wait and self.current == self.wait:
-            self._wait_cpu -= time.thread_time_ns()
-            self._wait_delay -= self._run_delay.nanoseconds()
+            if at_boundary:
+                self._wait_cpu -= self._cpu_at_start
+                self._wait_delay -= self._delay_at_start
+            else:
+                self._wait_cpu -= time.thread_time_ns()
+                self._wait_delay -= self._run_delay.nanoseconds()
         return previous
 
     def leave_wait(self, previous: int) -> None:
@@ -159,48 +165,55 @@ class Recorder:
         now = time.perf_counter_ns()
         self.spent[self.current] += now - self.last_ns
         self.last_ns = now
-        thread_cpu, process_cpu = time.thread_time_ns(), time.process_time_ns()
+        cpu, process_cpu = time.thread_time_ns(), time.process_time_ns()
         delay = self._run_delay.nanoseconds()
-        wall = now - self._step_started_ns - self.spent[self.own]
         if not self.in_window:
-            self._store(
-                [
-                    self.step_index,
-                    1,
-                    wall,
-                    wall,
-                    thread_cpu - self._cpu_at_start,
-                    process_cpu - self._process_cpu_at_start,
-                    delay - self._delay_at_start,
-                    self._wait_cpu,
-                    self._wait_delay,
-                ]
-            )
+            wall = now - self._step_started_ns
+            row = [
+                self.step_index,
+                1,
+                wall,
+                wall,
+                cpu - self._cpu_at_start,
+                process_cpu - self._process_cpu_at_start,
+                delay - self._delay_at_start,
+                self._wait_cpu,
+                self._wait_delay,
+            ]
+            self._store(row + self.spent + self.counted, wall)
         self.step_index += 1
+        used_time = False
         for callback in self.on_step:
-            callback()
-        self._begin_step()
+            used_time |= callback()
+        if used_time:
+            self.restart_step()
+        else:
+            self._begin_step(now, cpu, process_cpu, delay)
 
-    def discard_step(self) -> None:
-        """Forget what has run since the last step: the loop was left in the middle of one."""
-        self._begin_step()
+    def restart_step(self) -> None:
+        """Forget what has run since the last step: it belongs to no step."""
+        self.last_ns = time.perf_counter_ns()
+        self._begin_step(
+            self.last_ns,
+            time.thread_time_ns(),
+            time.process_time_ns(),
+            self._run_delay.nanoseconds(),
+        )
 
-    def _begin_step(self) -> None:
-        for source in (self.spent, self.counted):
-            source[:] = [0] * len(source)
+    def _begin_step(self, now: int, cpu: int, process_cpu: int, delay: int) -> None:
+        self._step_started_ns = now
+        self._cpu_at_start, self._process_cpu_at_start = cpu, process_cpu
+        self._delay_at_start = delay
         self._wait_cpu = self._wait_delay = 0
-        self._cpu_at_start = time.thread_time_ns()
-        self._process_cpu_at_start = time.process_time_ns()
-        self._delay_at_start = self._run_delay.nanoseconds()
-        self.last_ns = self._step_started_ns = time.perf_counter_ns()
+        self.spent[:] = [0] * len(self.spent)
+        self.counted[:] = [0] * len(self.counted)
 
-    def _store(self, values: list[int]) -> None:
+    def _store(self, row: list[int], wall: int) -> None:
         warm = self.step_index >= self.warmup_steps
         with self.lock:
-            values.extend([source[number] for source, number in self._layout])
-            self._tables["steady" if warm else "warmup"].append(values)
+            self._tables["steady" if warm else "warmup"].append(row)
         if warm:
-            self._histogram.add(values[2])
+            self._histogram.add(wall)
 
     # Results ----------------------------------------------------------------------------------
 
@@ -213,7 +226,7 @@ class Recorder:
             **{name: columns[name] for name in _FIXED if "delay" not in name},
             run_delay_ns=columns["run_delay_ns"] if measured else None,
             wait_run_delay_ns=columns["wait_run_delay_ns"] if measured else None,
-            phases=_prefixed(columns, "phases.", leave_out=OWN),
+            phases=_prefixed(columns, "phases."),
             calls=_prefixed(columns, "calls."),
         )
 
@@ -235,11 +248,12 @@ def _step_table() -> SummedRows:
     return SummedRows(_FIXED, maxima=("wall_max_ns",), firsts=("first",))
 
 
-def _prefixed(
-    columns: dict[str, list[int]], prefix: str, leave_out: str = ""
-) -> dict[str, list[int]]:
-    names = {name.removeprefix(prefix): name for name in columns if name.startswith(prefix)}
-    return {short: columns[name] for short, name in names.items() if short != leave_out}
+def _prefixed(columns: dict[str, list[int]], prefix: str) -> dict[str, list[int]]:
+    return {
+        name.removeprefix(prefix): column
+        for name, column in columns.items()
+        if name.startswith(prefix)
+    }
 
 
 _LIVE: weakref.WeakSet[Recorder] = weakref.WeakSet()

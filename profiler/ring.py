@@ -54,8 +54,12 @@ class RingWriter:
     def __init__(self, path: Path, worker_id: int) -> None:
         with path.open("xb+") as file:
             file.truncate(_SIZE)
+            if hasattr(os, "posix_fallocate"):
+                # Writing to a map that the full disk cannot back would kill the worker.
+                os.posix_fallocate(file.fileno(), 0, _SIZE)
             self._memory = mmap.mmap(file.fileno(), _SIZE)
-        _HEADER.pack_into(self._memory, 0, _MAGIC, os.getpid(), worker_id, _CAPACITY, 0)
+        _HEADER.pack_into(self._memory, 0, b"", os.getpid(), worker_id, _CAPACITY, 0)
+        self._memory[: len(_MAGIC)] = _MAGIC  # last: it says that the rest is there
         self._written = 0
 
     def append(self, record: BatchRecord) -> None:
@@ -86,7 +90,8 @@ class RingReader:
     def drain(self) -> list[BatchRecord]:
         """The records that have come since the last call."""
         (written,) = _WRITTEN.unpack_from(self._memory, _WRITTEN_AT)
-        oldest = max(self._read, written - _CAPACITY)
+        # One less than fit: the worker may be writing over the oldest slot at this moment.
+        oldest = max(self._read, written - _CAPACITY + 1)
         records = [
             BatchRecord._make(
                 _RECORD.unpack_from(self._memory, _HEADER.size + (i % _CAPACITY) * _RECORD.size)
@@ -95,7 +100,11 @@ class RingReader:
         ]
         # Whatever the worker wrote over while we read is no longer what we asked for.
         (now,) = _WRITTEN.unpack_from(self._memory, _WRITTEN_AT)
-        torn = min(max(0, now - _CAPACITY - oldest), len(records))
+        torn = min(max(0, now - _CAPACITY + 1 - oldest), len(records))
         self.lost += oldest - self._read + torn
         self._read = written
         return records[torn:]
+
+    def close(self) -> None:
+        """Give the mapping back."""
+        self._memory.close()

@@ -35,6 +35,7 @@ from stepscope.profiler.window import OperatorWindow
 
 Batch = TypeVar("Batch")
 _FIRST_COPY_SECONDS, _COPY_SECONDS = 2.0, 10.0
+_MAX_PHASES = 64
 _open_profile: list[profile] = []
 
 
@@ -95,7 +96,7 @@ class profile:  # used like a function: `with profile(...)`
     ) -> None:
         """Stop recording, restore everything and write the file; the exception goes on."""
         recording, self._recording = self._recording, None
-        if recording is None:
+        if recording is None or recording.process != os.getpid():  # a forked child is a guest too
             return
         _open_profile.remove(self)
         try:
@@ -115,11 +116,17 @@ class profile:  # used like a function: `with profile(...)`
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Name what the enclosed code does, e.g. `validation`; it is part of its step."""
-        recorder = self._recording.recorder if self._recording else None
-        if recorder is None or not recorder.active:
+        recording = self._recording
+        if recording is None or not recording.recorder.active:
             yield
             return
-        number = recorder.phase(str(name)[:80])
+        recorder = recording.recorder
+        name = str(name)[:80]
+        if name not in recorder.phases and len(recorder.phases) >= _MAX_PHASES:
+            recording.observed.problem(f"only the first {_MAX_PHASES} phases are told apart")
+            yield
+            return
+        number = recorder.phase(name)
         begin, previous = time.perf_counter_ns(), recorder.enter(number)
         if name == "validation" and previous != number:
             recorder.counted[recorder.counter("validations")] += 1
@@ -127,7 +134,7 @@ class profile:  # used like a function: `with profile(...)`
             yield
         finally:
             recorder.leave(previous)
-            recorder.mark(str(name)[:80], time.perf_counter_ns() - begin)
+            recorder.mark(name, time.perf_counter_ns() - begin)
 
     def log(self, **metrics: Any) -> None:
         """Keep quality metrics with their step; tensors are read later, never waited for."""
@@ -142,6 +149,7 @@ class Steps(Generic[Batch]):
     def __init__(self, batches: Iterable[Batch], owner: profile) -> None:
         self._batches = batches
         self._owner = owner
+        self._unseen = True
 
     def __len__(self) -> int:
         """Number of batches, where the loader knows it."""
@@ -155,20 +163,24 @@ class Steps(Generic[Batch]):
             return
         recorder = recording.recorder
         iterator = iter(self._batches)
+        ended = False
         while True:
             if recorder.absorbing[recorder.current]:
                 recorder.leave(recorder.python)  # the next training batch ends a validation
-            previous = recorder.enter_wait()
+            previous = recorder.enter_wait(at_boundary=ended)
             try:
                 batch = [next(iterator)]
             except StopIteration:
                 return
             finally:
                 recorder.leave_wait(previous)
-            recording.see(batch[0])
+            if self._unseen:
+                self._unseen = False
+                recording.see(batch[0])
             # Popped, so that no reference of ours keeps a batch alive while the next is made.
             yield batch.pop()
             recording.end_step()
+            ended = True
 
 
 class _Recording:
@@ -176,6 +188,7 @@ class _Recording:
 
     def __init__(self, path: Path, warmup_steps: int, operator_steps: int) -> None:
         began = time.perf_counter_ns()
+        self.process = os.getpid()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._started_at = datetime.datetime.now(datetime.timezone.utc)
@@ -186,25 +199,30 @@ class _Recording:
         self._patches = Patches()
         self._calibration: Calibration | None = None
         self._ddp = collectives([])
-        install_all(self.recorder, self._patches, self.observed)
-        self._window = OperatorWindow(
-            self.recorder, warmup_steps + 10, operator_steps, self.observed.problem
-        )
-        self._sampler = Sampler(
-            self.recorder.started_ns, self._rings.worker_pids, self._tick, self.observed.problem
-        )
-        self._environment = machine.environment(self._sampler.gpus())
         self._next_copy_ns = began + int(_FIRST_COPY_SECONDS * 1e9)
         self._drain_lock = threading.Lock()
-        self._sampler.start()
+        try:
+            install_all(self.recorder, self._patches, self.observed)
+            self._window = OperatorWindow(
+                self.recorder, warmup_steps + 10, operator_steps, self.observed.problem
+            )
+            self._sampler = Sampler(
+                self.recorder.started_ns, self._rings.worker_pids, self._tick, self.observed.problem
+            )
+            self._environment = machine.environment(self._sampler.gpus())
+            self._sampler.start()
+        except BaseException:
+            self.recorder.close()
+            self._patches.close()
+            self._rings.remove()
+            raise
         self._setup_ns = time.perf_counter_ns() - began
-        self.recorder.discard_step()
+        self.recorder.restart_step()
 
     def see(self, batch: object) -> None:
-        """Note what a batch looks like, once."""
-        if self.observed.batch_bytes is None:
-            with suppress(Exception):
-                self.observed.batch(batch)
+        """Note what a batch looks like."""
+        with suppress(Exception):
+            self.observed.batch(batch)
 
     def end_step(self) -> None:
         """Close a step; an error in our own bookkeeping ends the recording, not the loop."""
@@ -296,4 +314,5 @@ def _path_for_rank(path: Path) -> Path:
 
 
 def _say(message: str) -> None:
-    sys.stderr.write(f"stepscope: {message}\n")
+    with suppress(Exception):  # a daemon may have closed it, or have none
+        sys.stderr.write(f"stepscope: {message}\n")

@@ -61,6 +61,10 @@ def load(path: Path) -> Profile:
         raise ProfileError(_explain_mismatch(path, content, error)) from None
     except msgspec.DecodeError as error:
         raise ProfileError(_explain_syntax(path, content, error)) from None
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"{path}: is not JSON in UTF-8 ({error}); {_NEEDS_PROFILE}") from None
+    except RecursionError:
+        raise ProfileError(f"{path}: is nested too deep; {_NEEDS_PROFILE}") from None
 
 
 def _read(path: Path) -> bytes:
@@ -121,7 +125,7 @@ def _explain_mismatch(path: Path, content: bytes, error: msgspec.ValidationError
             return f"{path}: is the advice, not the profile; give the profile.json it was made from"
         if isinstance(found, str) and found.startswith("stepscope.profile/") and found != SCHEMA:
             return (
-                f"{path}: has schema {found}, this version reads {SCHEMA}; "
+                f"{path}: has schema {found!r}, this version reads {SCHEMA}; "
                 "use the stepscope version that wrote it, or record it again"
             )
         if found != SCHEMA:

@@ -6,6 +6,7 @@ are charged to the profiler, not to a step.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -42,15 +43,16 @@ class OperatorWindow:
         if steps > 0:
             recorder.on_step.append(self._step)
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
         """Called after each step: begin or end at the boundary."""
         index = self._recorder.step_index
         if index == self._first:
             self._guard(self._start)
-        elif self._profiler is not None and index == self._last:
-            self._guard(self._stop)
-        elif self._profiler is not None:
-            self._note_phases()
+        elif self._profiler is None:
+            return False
+        else:
+            self._guard(self._stop if index == self._last else self._note_phases)
+        return True
 
     def _guard(self, action: Callable[[], None]) -> None:
         begin = time.perf_counter_ns()
@@ -63,8 +65,8 @@ class OperatorWindow:
         self.own_ns += time.perf_counter_ns() - begin
 
     def _start(self) -> None:
-        if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
-            self._problem("another torch.profiler was running: no operator table")
+        if _another_profiler():
+            self._problem("the program uses torch.profiler itself: no operator table")
             return
         activities = [torch.profiler.ProfilerActivity.CPU]
         if torch.cuda.is_available():
@@ -100,6 +102,18 @@ class OperatorWindow:
             with suppress(Exception):
                 self._profiler.stop()
             self._profiler = None
+
+
+def _another_profiler() -> bool:
+    """Whether one is running, or may yet be started: starting it inside ours would break both."""
+    if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
+        return True
+    for x in gc.get_objects():
+        if issubclass(type(x), torch.profiler.profile):
+            inner = getattr(x, "profiler", None)
+            if x.record_steps or getattr(inner, "kineto_results", None) is None:
+                return True
+    return False
 
 
 def _operators(profiler: Any) -> dict[str, Any]:

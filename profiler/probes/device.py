@@ -22,8 +22,11 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     if not torch.cuda.is_available():
         return
     transfer = timed(recorder, "transfer", counter="transfers", when=copies_to_device)
-    for name in ("to", "cuda"):
-        patches.replace(torch.Tensor, name, transfer)
+    patches.replace(torch.Tensor, "to", transfer)
+    transfer = timed(
+        recorder, "transfer", counter="transfers", when=lambda tensor, *_, **__: not tensor.is_cuda
+    )
+    patches.replace(torch.Tensor, "cuda", transfer)
     sync = timed(recorder, "sync", counter="syncs", when=lambda tensor, *_, **__: tensor.is_cuda)
     for name in _SYNCHRONISING:
         patches.replace(torch.Tensor, name, sync)
@@ -32,10 +35,10 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
 
 
 def copies_to_device(tensor: Any, *args: Any, **kwargs: Any) -> bool:
-    """Whether `tensor.to(*args)` or `tensor.cuda(*args)` names a place other than the host."""
+    """Whether `tensor.to(*args, **kwargs)` names a place other than the host."""
     if tensor.is_cuda:
         return False
-    target = kwargs.get("device", args[0] if args else "cuda")
+    target = kwargs.get("device", args[0] if args else kwargs.get("other"))
     if isinstance(target, torch.Tensor):
         return bool(target.is_cuda)
     if isinstance(target, (str, torch.device)):

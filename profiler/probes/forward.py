@@ -21,6 +21,8 @@ from stepscope.profiler.recorder import Recorder
 
 _LOOK_AT_STEPS = (0, 1, 2, 10, 100)
 """Steps after whose end unknown outermost modules are looked for."""
+_AUTOCAST_STEPS = 20
+"""Autocast is asked for during this many steps; a question costs a microsecond."""
 
 
 def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
@@ -38,13 +40,12 @@ class _ForwardProbe:
         self._forward = recorder.phase("forward")
         self._known: set[type] = set()
 
-    def after_step(self) -> None:
-        """Look again at the end of some early steps, at our own expense."""
-        recorder = self._recorder
-        if recorder.step_index - 1 in _LOOK_AT_STEPS:
-            previous = recorder.enter(recorder.own)
-            self.look()
-            recorder.leave(previous)
+    def after_step(self) -> bool:
+        """Look again at the end of some early steps."""
+        if self._recorder.step_index - 1 not in _LOOK_AT_STEPS:
+            return False
+        self.look()
+        return True
 
     def look(self) -> None:
         """Time the classes of outermost modules that are not timed yet."""
@@ -52,15 +53,27 @@ class _ForwardProbe:
         for module in outermost_modules():
             if type(module) not in self._known:
                 self._known.add(type(module))
-                self._patches.replace(type(module), "__call__", self._timed)
+                wrap = functools.partial(self._timed, type(module))
+                self._patches.replace(type(module), "__call__", wrap)
                 if next(module.parameters(), None) is not None and len(observed.models) < 16:
-                    observed.models.append(describe_model(module))
-                    observed.distributed.add(module)
+                    self._describe(module)
 
-    def _timed(self, original: Callable[..., Any]) -> Callable[..., Any]:
+    def _describe(self, module: torch.nn.Module) -> None:
+        self._observed.distributed.add(module)
+        try:
+            self._observed.models.append(describe_model(module))
+        except Exception as error:  # a model that cannot be described is still timed
+            self._observed.problem(f"a {type(module).__name__} is not described: {error!r}")
+
+    def _timed(self, owner: Any, found: Callable[..., Any]) -> Callable[..., Any]:
         recorder, observed, forward = self._recorder, self._observed, self._forward
+        original = found
+        if "__call__" not in vars(owner):
+            # Looked up at each call, since torch.fx replaces `Module.__call__` while it traces.
+            def original(module: Any, *args: Any, **kwargs: Any) -> Any:
+                return super(owner, module).__call__(*args, **kwargs)  # type: ignore[misc]
 
-        @functools.wraps(original)
+        @functools.wraps(found)
         def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
             # The first question is for torch.compile, which traces into nested modules.
             if (
@@ -69,7 +82,7 @@ class _ForwardProbe:
                 or recorder.current == forward
             ):
                 return original(module, *args, **kwargs)
-            if observed.autocast is None:
+            if observed.autocast is None and recorder.step_index < _AUTOCAST_STEPS:
                 observed.autocast = _autocast()
             previous = recorder.enter(forward)
             try:

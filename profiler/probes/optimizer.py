@@ -34,8 +34,22 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
             recorder.leave(previous.pop())
             if id(optimizer) not in described and len(described) < 16:
                 described.add(id(optimizer))
-                observed.optimizers.append(describe_optimizer(optimizer))
+                describe(optimizer)
 
+    def describe(optimizer: torch.optim.Optimizer) -> None:
+        try:
+            observed.optimizers.append(describe_optimizer(optimizer))
+        except Exception as error:  # we are inside the user's call of `step`
+            observed.problem(f"a {type(optimizer).__name__} is not described: {error!r}")
+
+    def mend() -> bool:
+        # `step` raised, so that no post hook ran, and the loop goes on.
+        if previous:
+            recorder.leave(previous[0])
+            previous.clear()
+        return False
+
+    recorder.on_step.append(mend)
     patches.callback(register_optimizer_step_pre_hook(before).remove)
     patches.callback(register_optimizer_step_post_hook(after).remove)
     patches.replace(torch.optim.Optimizer, "zero_grad", timed(recorder, "optimizer"))

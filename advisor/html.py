@@ -1,0 +1,177 @@
+"""The HTML report: one file, no network, no script, readable by someone who was not there.
+
+Text of a profile is untrusted: jinja2 escapes all of it, and the page's content security policy
+would not run it either.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+import jinja2
+from markupsafe import Markup, escape
+
+from stepscope.advisor import charts, tables, wording
+from stepscope.advisor.advice import Advice, CauseShare, Finding, Recommendation
+from stepscope.profiler.format import Profile
+
+_LINK = re.compile(
+    r"(?P<url>https://[^\s<>\"']+[\w/])|(?P<arxiv>\barXiv:(?P<id>\d{4}\.\d{4,5}))", re.I
+)
+_UNIT = re.compile(r"(?<=\d) (?=(?:[µm]?s|[kMGTP]?B|cores?)\b|%)")
+_T = TypeVar("_T")
+_SMALL = 0.005
+"""Causes below this share are folded into one line."""
+
+
+class _Fix(NamedTuple):
+    """A recommendation under a finding, or a pointer to where it was described."""
+
+    recommendation: Recommendation
+    anchor: str
+    repeated: bool
+
+
+class _Card(NamedTuple):
+    """A finding with its place on the page."""
+
+    finding: Finding
+    anchor: str
+    fixes: list[_Fix]
+    follows_from: tuple[str, str] | None
+    """Anchor and title of the finding that names the root."""
+
+
+class _Segment(NamedTuple):
+    """One part of the stacked bar, in percent of its width."""
+
+    line: CauseShare
+    x: float
+    width: float
+
+
+def render(advice: Advice, profile: Profile) -> str:
+    """The report as one self-contained HTML page."""
+    lines = wording.by_share(advice.breakdown)
+    cards = _cards(wording.by_role(advice.findings))
+    context: dict[str, Any] = {
+        "advice": advice,
+        "profile": profile,
+        "cards": cards,
+        "cause_anchor": next(
+            (card.anchor for card in cards if card.finding.cause == advice.verdict.cause), None
+        ),
+        "fix_anchors": {
+            fix.recommendation.method: fix.anchor for card in reversed(cards) for fix in card.fixes
+        },
+        "segments": _segments(lines),
+        "large": [line for line in lines if line.share >= _SMALL],
+        "small": [line for line in lines if 0 < line.share < _SMALL],
+        "categories": list(
+            dict.fromkeys(wording.category_of(line.cause) for line in lines if line.share >= _SMALL)
+        ),
+        "not_fired": sorted(advice.not_fired, key=lambda rule: rule.margin),
+        "timeline": charts.timeline(profile),
+        "distribution": charts.distribution(profile.step_time),
+        "loaders": [tables.loader(loader) for loader in profile.loaders],
+        "operators": tables.operators(profile.window),
+        "resources": tables.resources(profile.samples),
+        "marks": tables.marks(profile.marks),
+        "configuration": tables.configuration(profile),
+        "facts": tables.facts(advice.facts),
+        "problems": [problem for problem in profile.problems if problem not in advice.notes],
+    }
+    return _environment().get_template("report.html.j2").render(context)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.PackageLoader("stepscope.templates", ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "category": wording.category_of,
+        "category_label": wording.category_label,
+        "cause_label": wording.cause_label,
+        "duration": _unbroken(wording.duration),
+        "interval": _unbroken(wording.share_interval),
+        "linked": _linked,
+        "number": wording.number,
+        "past_threshold": wording.past_threshold,
+        "percent": lambda part: f"{min(max(100 * part, 0.0), 100.0):.2f}%",
+        "prediction": wording.prediction,
+        "provenance": wording.provenance,
+        "share": _unbroken(wording.share),
+        "speedup": wording.speedup,
+        "unbroken": lambda text: _UNIT.sub("\N{NO-BREAK SPACE}", text),
+    }
+    environment.globals |= {
+        "kinds": wording.KINDS,
+        "plural": wording.plural,
+        "roles": wording.ROLES,
+        "speedup_interval": wording.speedup_interval,
+    }
+    return environment
+
+
+def _unbroken(words: Callable[[_T], str]) -> Callable[[_T], str]:
+    """`words` with spaces at which no line breaks: a unit stays with its number."""
+    return lambda value: words(value).replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def _linked(text: str) -> Markup:
+    """`text` escaped, with https addresses and arXiv numbers as links; other schemes stay text."""
+    parts, end = [], 0
+    for match in _LINK.finditer(text):
+        address = match["url"] or f"https://arxiv.org/abs/{match['id']}"
+        parts += [
+            escape(text[end : match.start()]),
+            Markup('<a href="{}" rel="noopener noreferrer">{}</a>').format(address, match[0]),
+        ]
+        end = match.end()
+    return Markup("").join([*parts, escape(text[end:])])
+
+
+def _cards(findings: Iterable[Finding]) -> list[_Card]:
+    """Findings in page order; a method is described where it first appears."""
+    ordered = list(findings)
+    anchors = _anchors("finding", [finding.rule for finding in ordered])
+    places = {f.rule: (anchors[i], f.title) for i, f in reversed(list(enumerate(ordered)))}
+    described: dict[str, str] = {}
+    cards = []
+    for finding, anchor in zip(ordered, anchors, strict=True):
+        ids = _anchors(f"{anchor}--fix", [fix.method for fix in finding.recommendations])
+        fixes = []
+        for fix, own in zip(finding.recommendations, ids, strict=True):
+            fixes.append(_Fix(fix, described.get(fix.method, own), fix.method in described))
+            described.setdefault(fix.method, own)
+        cards.append(_Card(finding, anchor, fixes, places.get(finding.suppressed_by or "")))
+    return cards
+
+
+def _anchors(prefix: str, names: list[str]) -> list[str]:
+    """Ids that are valid and distinct whatever the names hold."""
+    anchors: dict[str, None] = {}
+    for name in names:
+        base = f"{prefix}-" + (re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "unnamed")
+        slugs = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        anchors[next(slug for slug in slugs if slug not in anchors)] = None
+    return list(anchors)
+
+
+def _segments(lines: list[CauseShare]) -> list[_Segment]:
+    segments, x = [], 0.0
+    for line in lines:
+        width = 100 * max(line.share, 0.0)
+        if width > 0.05:
+            segments.append(_Segment(line, x, width))
+        x += width
+    return segments

@@ -1,0 +1,137 @@
+"""The advice as Markdown, short enough for a comment on a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from stepscope.advisor import wording
+from stepscope.advisor.advice import Advice, Finding, PlanStep, Recommendation
+
+_MIN_SHARE = 0.01
+_SPECIAL = re.compile(r"([\\`*_{}\[\]#|~<>&])")
+
+
+def render(advice: Advice) -> str:
+    """GitHub-flavoured Markdown: verdict, breakdown and plan; findings folded."""
+    verdict = advice.verdict
+    state = "healthy" if verdict.healthy else wording.category_label(verdict.category)
+    parts = [
+        f"### stepscope: {_text(state)}",
+        f"**{_text(verdict.sentence)}**",
+        *_breakdown(advice),
+        *_plan(advice),
+        *([_text(advice.left)] if advice.left else []),
+        *_tempting(advice),
+        *_notes(advice),
+        *_findings(advice),
+        f"<sub>{_text(advice.source)}, stepscope {_text(advice.tool_version)}</sub>",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _breakdown(advice: Advice) -> list[str]:
+    lines = [line for line in wording.by_share(advice.breakdown) if line.share >= _MIN_SHARE]
+    if not lines:
+        return []
+    rows = [
+        f"| {_text(wording.cause_label(line.cause))} | {wording.duration(line.seconds_per_step)} "
+        f"| {wording.share(line.share)} | {wording.share_interval(line)} |"
+        for line in lines
+    ]
+    step = wording.duration(advice.step_seconds)
+    head = f"| One step of {step} goes to | Time | Share | 90 % interval |"
+    return ["\n".join([head, "| --- | ---: | ---: | ---: |", *rows])]
+
+
+def _plan(advice: Advice) -> list[str]:
+    if not advice.plan:
+        return []
+    steps = [f"{number}. {_step(step)}" for number, step in enumerate(advice.plan, 1)]
+    return ["#### Plan", "\n".join(steps)]
+
+
+def _step(step: PlanStep) -> str:
+    measured = ""
+    if step.measured:
+        bounds = wording.speedup_interval(step.measured.low, step.measured.high)
+        measured = f", measured {wording.speedup(step.measured.speedup)} ({bounds})"
+    return (
+        f"**{_text(step.title)}** ({step.kind}): predicted {wording.prediction(step.predicted)}"
+        f"{measured}; {wording.speedup(step.cumulative)} in all. "
+        f"Next bottleneck: {_text(wording.cause_label(step.next_cause))}."
+    )
+
+
+def _tempting(advice: Advice) -> list[str]:
+    if not advice.tempting:
+        return []
+    items = (f"{_text(method.title)}: {_text(method.reason)}" for method in advice.tempting)
+    return ["#### Tempting but useless here", _list(items)]
+
+
+def _notes(advice: Advice) -> list[str]:
+    if not advice.notes:
+        return []
+    return ["#### Notes", _list(_text(note) for note in advice.notes)]
+
+
+def _findings(advice: Advice) -> list[str]:
+    if not advice.findings:
+        return []
+    title = wording.plural(len(advice.findings), "finding")
+    parts = [f"<details><summary>{title}, with evidence and code</summary>"]
+    described: set[str] = set()
+    for finding in wording.by_role(advice.findings):
+        parts += _finding(finding, described)
+        described |= {fix.method for fix in finding.recommendations}
+    return [*parts, "</details>"]
+
+
+def _finding(finding: Finding, described: set[str]) -> list[str]:
+    role = wording.ROLES[finding.role].lower()
+    parts = [
+        f"#### {_text(finding.title)}",
+        f"{wording.share(finding.loss_share)} of the step, {role}. {_text(finding.evidence)}",
+        _text(finding.why),
+    ]
+    for fix in finding.recommendations:
+        parts += [f"{_text(fix.title)}: see above."] if fix.method in described else _fix(fix)
+    return parts
+
+
+def _fix(fix: Recommendation) -> list[str]:
+    gain = wording.prediction(fix.predicted) if fix.predicted else "not predicted"
+    facts = [
+        f"Predicted: {gain}; effort: {fix.effort}",
+        f"Risk: {_text(fix.quality_risk)}",
+        f"When not: {_text(fix.when_not)}",
+    ]
+    if fix.effect:
+        source = f"{_text(fix.effect_source)}, " if fix.effect_source else ""
+        origin = wording.provenance(fix.effect_provenance)
+        facts.append(f"What others report: {_text(fix.effect)} ({source}{origin})")
+    code = [_fenced(fix.how_to)] if fix.how_to.strip() else []
+    return [f"**{_text(fix.title)}** ({fix.kind})", *code, _list(facts)]
+
+
+def _list(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _fenced(code: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", code))])
+    return f"{fence}python\n{code.strip(chr(10))}\n{fence}"
+
+
+def _text(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would act on.
+
+    An invisible space after `@` keeps text of a profile from notifying people.
+    """
+    return _SPECIAL.sub(_escape, wording.one_line(text)).replace("@", "@\N{ZERO WIDTH SPACE}")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return {"<": "&lt;", ">": "&gt;", "&": "&amp;"}.get(match[1], "\\" + match[1])

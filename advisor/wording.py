@@ -1,0 +1,181 @@
+"""Numbers and tags in words, the same in every report.
+
+Seconds, shares and speedups come in as plain numbers and leave with a unit and no more digits
+than a reader can use.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+from stepscope.advisor.advice import CauseShare, Finding, Prediction
+from stepscope.advisor.causes import CATEGORIES, CAUSES
+
+KINDS = {
+    "exact": "exact: the mathematics stays as it is",
+    "numerics": "numerics: rounding changes",
+    "algorithmic": "algorithmic: what is computed changes",
+}
+ROLES = {"root": "Root cause", "contributing": "Contributing", "symptom": "Symptom"}
+
+_PROVENANCE = {
+    "P": "paper",
+    "S": "published source",
+    "M": "field knowledge, not checked against a paper",
+    "F": "field knowledge, not checked against a paper",
+    "D": "derived by stepscope from other figures, not a measurement",
+}
+_TIME_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+# Bidirectional overrides can make a line read differently from what it says.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+
+
+def duration(seconds: float) -> str:
+    """A time with three digits and a unit: `412 µs`, `12.3 ms`, `3.42 s`, `12 min 5 s`."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds == 0:
+        return "0 s"
+    size = abs(seconds)
+    if size >= 119.5:
+        return ("-" if seconds < 0 else "") + _long(round(size))
+    # 999.6 µs is 1 ms, not 1000 µs.
+    factor, unit = next(u for u in _TIME_UNITS if size / u[0] < 999.5)
+    return f"{_digits(seconds / factor)} {unit}"
+
+
+def share(part: float) -> str:
+    """A part of a whole in percent: `64 %`, `3.2 %`, `< 0.1 %`."""
+    if not math.isfinite(part):
+        return "unknown"
+    percent = 100 * part
+    if percent == 0:
+        return "0 %"
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %" if abs(percent) < 9.95 else f"{percent:.0f} %"
+
+
+def speedup(factor: float) -> str:
+    """How many times as fast: `1.84x`, `12.4x`, `150x`."""
+    if not math.isfinite(factor):
+        return "unknown"
+    return f"{factor:.2f}x" if factor < 9.995 else f"{_digits(factor)}x"
+
+
+def share_interval(line: CauseShare) -> str:
+    """Bounds of a share: `61 % to 67 %`."""
+    return f"{share(line.low)} to {share(line.high)}"
+
+
+def speedup_interval(low: float, high: float) -> str:
+    """Bounds of a speedup: `1.62x to 2.05x`."""
+    return f"{speedup(low)} to {speedup(high)}"
+
+
+def prediction(predicted: Prediction) -> str:
+    """A prediction with its bounds, a mere best case told from a modelled gain."""
+    if all(abs(x - 1) < 0.005 for x in (predicted.speedup, predicted.low, predicted.high)):
+        return "no gain"
+    if predicted.basis == "bound":
+        half = f"{speedup(predicted.speedup)} if half of it comes true"
+        return f"at most {speedup(predicted.high)} ({half})"
+    return f"{speedup(predicted.speedup)} ({speedup_interval(predicted.low, predicted.high)})"
+
+
+def past_threshold(margin: float) -> str:
+    """How far past its thresholds a rule is: `90 % past`, `13 times`."""
+    return f"{share(margin)} past" if margin < 2 else f"{number(round(1 + margin))} times"
+
+
+def size(count: float) -> str:
+    """Bytes with a decimal unit: `3.21 MB`."""
+    value, unit = float(count), _BYTE_UNITS[0]
+    for name in _BYTE_UNITS:
+        unit = name
+        if abs(value) < 999.5 or name == _BYTE_UNITS[-1]:
+            break
+        value /= 1000
+    return f"{value:.0f} B" if unit == "B" else f"{_digits(value)} {unit}"
+
+
+def number(value: float) -> str:
+    """A plain number, with thousands separated and three digits where it is small."""
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{value:,.0f}" if abs(value) >= 99.95 or value == int(value) else _digits(value)
+
+
+def fact(value: bool | int | float | str, unit: str) -> str:
+    """The value of a fact in its unit (see `stepscope.advisor.fact_names`)."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    words: dict[str, Callable[[float], str]] = {
+        "share": share,
+        "s": duration,
+        "bytes": size,
+        "bytes/s": lambda rate: f"{size(rate)}/s",
+        "cores": lambda cores: f"{number(cores)} cores",
+    }
+    return words.get(unit, number)(value)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 rule`, `3 rules`, `2 batches`."""
+    ending = "" if count == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{count:,} {noun}{ending}"
+
+
+def cause_label(cause: str) -> str:
+    """What a cause is, in words; the id itself where it is not one of ours."""
+    return CAUSES[cause].label if cause in CAUSES else cause
+
+
+def category_of(cause: str) -> str:
+    """The id of a cause's category."""
+    return cause.partition(".")[0]
+
+
+def category_label(cause: str) -> str:
+    """The category of a cause, or a category itself, in words."""
+    category = category_of(cause)
+    return CATEGORIES.get(category, category)
+
+
+def provenance(tag: str) -> str:
+    """Where a claim comes from; only a paper that was read is called a paper."""
+    known = _PROVENANCE.get(tag[:1]) if re.fullmatch(r"[A-Z]\d*[+-]?", tag) else None
+    return known or {"literature": "paper"}.get(tag, "source not classified")
+
+
+def by_share(breakdown: list[CauseShare]) -> list[CauseShare]:
+    """The lines of a breakdown, largest first."""
+    return sorted(breakdown, key=lambda line: -line.share)
+
+
+def by_role(findings: list[Finding]) -> list[Finding]:
+    """Findings with root causes before contributing ones before symptoms."""
+    order = list(ROLES)
+    return sorted(findings, key=lambda finding: order.index(finding.role))
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks, control characters and escape sequences."""
+    return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def _digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
+
+
+def _long(seconds: int) -> str:
+    hours, minutes, rest = seconds // 3600, seconds // 60 % 60, seconds % 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

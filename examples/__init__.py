@@ -1,0 +1,1 @@
+"""Small real training programs, each with one known bottleneck and the switch that removes it."""

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from builders import a_finding, a_recommendation, an_advice
+
+from stepscope.advisor.advice import Verdict
+from stepscope.advisor.markdown import render
+
+
+def test_holds_verdict_breakdown_plan_and_findings() -> None:
+    text = render(an_advice())
+
+    assert text.startswith("### stepscope: CPU preprocessing\n")
+    assert "**56 % of each 48.2 ms step" in text
+    assert "| forward and backward arithmetic | 11.6 ms | 24 % | 22 % to 26 % |" in text
+    assert "1. **Use 6 loader workers instead of 2** (exact): predicted 1.84x" in text
+    assert "measured 1.79x (1.71x to 1.86x)" in text
+    assert text.index("Two loader workers cannot") < text.index("Matrix products run")
+    assert text.index("Matrix products run") < text.index("The training process waits")
+    assert text.count("<details>") == text.count("</details>") == 1
+
+
+def test_leaves_out_what_is_empty() -> None:
+    verdict = Verdict(
+        category="compute", cause="compute.arithmetic", healthy=True, sentence="Fine.", share=0.9
+    )
+
+    text = render(
+        an_advice(
+            verdict=verdict, breakdown=[], plan=[], tempting=[], notes=[], findings=[], left=""
+        )
+    )
+
+    assert text.startswith("### stepscope: healthy\n\n**Fine.**\n\n<sub>")
+
+
+def test_text_of_the_profile_is_inert() -> None:
+    hostile = "<script>alert(1)</script> | [x](javascript:y) `a`\n# heading @someone"
+
+    text = render(an_advice(notes=[hostile], findings=[a_finding(title=hostile, evidence=hostile)]))
+
+    assert "<script" not in text
+    assert "\n# heading" not in text
+    assert "@someone" not in text
+    assert "[x](" not in text
+    assert r"\|" in text
+
+
+def test_code_cannot_leave_its_fence() -> None:
+    fix = a_recommendation(how_to="x = '''\n```\n</details>\n'''")
+
+    text = render(an_advice(findings=[a_finding(recommendations=[fix])]))
+
+    assert "````python\n" in text
+    assert "'''\n````" in text
+
+
+def test_field_knowledge_is_never_called_a_paper() -> None:
+    fixes = [a_recommendation(method=tag, effect_provenance=tag) for tag in "MFD"]
+
+    text = render(an_advice(findings=[a_finding(recommendations=fixes)]))
+
+    assert ", paper)" not in text
+    assert "field knowledge" in text
+    assert "derived by stepscope" in text

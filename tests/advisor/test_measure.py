@@ -1,0 +1,444 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from builders import (
+    MS,
+    a_data_bound_run,
+    a_healthy_run,
+    a_loader,
+    a_profile,
+    a_run,
+    even_steps,
+    some_steps,
+)
+
+from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.measure import NoStepsError, measure, training_loader
+from stepscope.profiler.format import Collective, Operator, Profile, Window
+
+WAITING = {"data_wait": 60.0, "forward": 30.0, "python": 10.0}
+DECODING = {"wall": 50.0, "cpu": 40.0, "collate": 10.0, "collate_cpu": 10.0}
+"""A batch: 30 ms in transforms, 10 ms in collate, 10 ms blocked."""
+
+
+def shares(profile: Profile) -> dict[str, float]:
+    return {cause: each.share for cause, each in measure(profile).breakdown.causes.items()}
+
+
+def collective(communication: float, overlap: float) -> Collective:
+    return Collective(
+        gradient_bytes=1,
+        buckets=1,
+        communication_ns=round(communication * MS),
+        overlap_ns=round(overlap * MS),
+        backward_ns=1,
+    )
+
+
+def random_run(seed: int) -> Profile:
+    """Any mixture of phases, with or without loader, delays, neighbours and collectives."""
+    chance = random.Random(seed)
+    names = ["forward", "backward", "optimizer", "checkpoint", "validation", "gc", "own phase"]
+    phases = {name: chance.expovariate(0.1) for name in names if chance.random() < 0.6}
+    phases |= {"data_wait": chance.expovariate(0.05), "python": chance.random()}
+    wall = sum(phases.values())
+    fetch = None
+    if chance.random() < 0.8:
+        made = chance.expovariate(0.02)
+        fetch = {"wall": made, "cpu": made * chance.random(), "read_bytes": chance.choice([0, 1e6])}
+        fetch |= {"collate": made / 4, "collate_cpu": made / 8, "run_delay": made / 10}
+    steps: dict[str, Any] = {
+        "cpu": wall * chance.random(),
+        "process_cpu": wall * 3 * chance.random(),
+        "wait_cpu": phases["data_wait"] * chance.random(),
+        "run_delay": wall * chance.random() if chance.random() < 0.7 else None,
+        "wait_run_delay": wall * chance.random() / 4,
+        "calls": {"checkpoints": 3, "validations": 1},
+    }
+    return a_run(
+        phases,
+        workers=chance.choice([0, 1, 2, 4]),
+        fetch=fetch,
+        steps=steps,
+        cores=chance.choice([1, 2, 8]),
+        resources=chance.choice([{}, {"system_busy_cores": 3.0, "job_busy_cores": 1.0}]),
+        collectives=chance.choice([[], [collective(40, 10)]]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_part_of_a_step_has_exactly_one_owner(seed: int) -> None:
+    profile = random_run(seed)
+
+    breakdown = measure(profile).breakdown
+
+    assert sum(each.share for each in breakdown.causes.values()) == pytest.approx(1, abs=1e-9)
+    assert set(breakdown.causes) <= set(CAUSES)
+    assert all(each.share > 0 for each in breakdown.causes.values())
+    assert breakdown.step_seconds == pytest.approx(profile.steady.wall_ns[0] / 1e9)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_model_is_exact_where_it_was_measured(seed: int) -> None:
+    measurement = measure(random_run(seed))
+
+    assert measurement.stages.seconds() == pytest.approx(measurement.breakdown.step_seconds)
+    assert len(measurement.resamples) >= 20
+
+
+@pytest.mark.parametrize(
+    ("phase", "cause"),
+    [
+        ("forward", "compute.arithmetic"),
+        ("backward", "compute.arithmetic"),
+        ("optimizer", "compute.optimizer"),
+        ("transfer", "data_loading.host_to_device"),
+        ("worker_startup", "data_loading.worker_startup"),
+        ("sync", "host.sync"),
+        ("checkpoint", "host.checkpoint"),
+        ("validation", "host.validation"),
+        ("logging", "host.logging"),
+        ("gc", "host.gc"),
+        ("python", "host.python"),
+        ("a phase of the user's", "host.python"),
+    ],
+)
+def test_each_phase_lands_on_its_cause(phase: str, cause: str) -> None:
+    other, rest = ("gc", "host.gc") if phase != "gc" else ("sync", "host.sync")
+
+    found = shares(a_run({phase: 25.0, other: 75.0}))
+
+    assert found == {cause: pytest.approx(0.25), rest: pytest.approx(0.75)}
+
+
+def test_forward_and_backward_divide_as_the_window_saw() -> None:
+    window = Window(
+        first_step=1,
+        steps=1,
+        wall_ns=100,
+        forward_backward_ns=100,
+        top_level_cpu_ns=90,
+        operators=[
+            Operator(name="aten::addmm", calls=0, self_cpu_ns=60),
+            Operator(name="aten::relu", calls=0, self_cpu_ns=30),
+        ],
+    )
+
+    found = shares(a_run({"forward": 30.0, "backward": 50.0, "python": 20.0}, window=window))
+
+    assert found["compute.arithmetic"] == pytest.approx(0.8 * 0.6)
+    assert found["memory.bandwidth"] == pytest.approx(0.8 * 0.3)
+    assert found["compute.launch"] == pytest.approx(0.8 * 0.1)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_waiting_for_workers_divides_like_a_fetch(workers: int) -> None:
+    found = shares(a_run(WAITING, workers=workers, fetch={**DECODING, "read_bytes": 1e6}))
+
+    assert found["cpu_preprocessing.transform"] == pytest.approx(0.6 * 30 / 50)
+    assert found["cpu_preprocessing.collate"] == pytest.approx(0.6 * 10 / 50)
+    assert found["data_loading.storage"] == pytest.approx(0.6 * 10 / 50)
+    assert "cpu_preprocessing.handover" not in found
+
+
+def test_receiving_a_batch_from_a_worker_is_handover() -> None:
+    found = shares(a_run(WAITING, workers=2, fetch=DECODING, steps={"wait_cpu": 6.0}))
+
+    assert found["cpu_preprocessing.handover"] == pytest.approx(0.06)
+    assert found["cpu_preprocessing.transform"] == pytest.approx(0.54 * 30 / 50)
+
+
+def test_without_workers_the_fetch_itself_stands_in_the_step() -> None:
+    measurement = measure(a_run(WAITING, workers=0, fetch=DECODING))
+
+    found = {cause: each.share for cause, each in measurement.breakdown.causes.items()}
+    assert found["cpu_preprocessing.transform"] == pytest.approx(0.3)
+    assert found["cpu_preprocessing.collate"] == pytest.approx(0.1)
+    assert found["data_loading.network"] == pytest.approx(0.1)
+    # What the iterator takes beyond the fetch: sampler, fetcher, moving the batch on.
+    assert found["cpu_preprocessing.handover"] == pytest.approx(0.1)
+    assert measurement.stages.workers == 0
+    assert measurement.stages.receive == 0
+
+
+def test_without_a_loader_processor_time_prepares_and_the_rest_waits_for_others() -> None:
+    steps = {"wait_cpu": 20.0, "run_delay": 5.0, "wait_run_delay": 5.0}
+
+    found = shares(a_run(WAITING, steps=steps))
+
+    assert found["cpu_preprocessing.transform"] == pytest.approx(0.20)
+    assert found["cpu_preprocessing.core_starvation"] == pytest.approx(0.05)
+    assert found["data_loading.network"] == pytest.approx(0.35)
+
+
+def test_gradient_accumulation_multiplies_the_fetch() -> None:
+    # 360 batches for 120 steps: each step takes three of 20 ms.
+    profile = a_run(
+        WAITING,
+        fetch=None,
+        loaders=a_run(WAITING, fetch={"wall": 20.0, "cpu": 20.0}).loaders,
+    )
+    totals = profile.loaders[0].workers[0].totals
+    totals.batches, totals.wall_ns, totals.cpu_ns = 360, 3 * totals.wall_ns, 3 * totals.cpu_ns
+
+    stages = measure(profile).stages
+
+    assert stages.service == pytest.approx(0.060)
+    assert shares(profile)["cpu_preprocessing.transform"] == pytest.approx(0.6)
+
+
+def test_the_loader_that_made_most_batches_feeds_the_training() -> None:
+    small = a_run(WAITING, workers=1, fetch=DECODING).loaders[0]
+    small.workers[0].totals.batches = 3
+    validating = a_loader(training=False)
+    validating.workers[0].totals.batches = 10**6
+    training = a_loader(dataset="the right one")
+
+    profile = a_profile(loaders=[small, validating, training, a_loader(workers=[])])
+
+    found = training_loader(profile)
+    assert found is not None
+    assert found.dataset == "the right one"
+
+
+STARVED = {"run_delay": 20.0, "wait_run_delay": 0.0}
+
+
+def test_delay_by_other_programs_is_starvation() -> None:
+    # One thread, so nothing of our own can hold it up; others use two cores.
+    profile = a_run(
+        {"forward": 90.0, "python": 10.0},
+        steps={**STARVED, "cpu": 80.0, "process_cpu": 80.0},
+        resources={"system_busy_cores": 3.0, "job_busy_cores": 1.0, "steal_cores": 0.0},
+    )
+
+    found = shares(profile)
+
+    assert found["cpu_preprocessing.core_starvation"] == pytest.approx(0.2)
+    assert found["compute.arithmetic"] == pytest.approx(0.8 * 0.9)
+
+
+def test_delay_by_our_own_threads_is_their_work() -> None:
+    profile = a_run(
+        {"forward": 90.0, "python": 10.0},
+        steps={**STARVED, "cpu": 80.0, "process_cpu": 380.0},
+        resources={"system_busy_cores": 3.8, "job_busy_cores": 3.8, "steal_cores": 0.0},
+    )
+
+    found = shares(profile)
+
+    assert "cpu_preprocessing.core_starvation" not in found
+    assert found["compute.arithmetic"] == pytest.approx(0.9)
+
+
+def test_own_and_foreign_threads_share_the_blame_by_their_use() -> None:
+    # Our other threads use 1 core, others 3 (one of them on the hypervisor's side).
+    profile = a_run(
+        {"forward": 90.0, "python": 10.0},
+        steps={**STARVED, "cpu": 80.0, "process_cpu": 180.0},
+        resources={"system_busy_cores": 3.8, "job_busy_cores": 1.8, "steal_cores": 1.0},
+    )
+
+    assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.2 * 3 / 4)
+
+
+def test_stolen_time_that_was_not_sampled_hides_no_neighbours() -> None:
+    resources = {"system_busy_cores": 3.8, "job_busy_cores": 1.8}
+    profile = a_run(
+        {"forward": 100.0},
+        steps={**STARVED, "cpu": 80.0, "process_cpu": 180.0},
+        resources=resources,
+    )
+
+    assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.2 * 2 / 3)
+
+
+def test_workers_starved_by_others_are_starved() -> None:
+    profile = a_run(
+        {"data_wait": 90.0, "forward": 10.0},
+        workers=1,
+        fetch={"wall": 100.0, "cpu": 0.0, "run_delay": 40.0},
+        steps={"cpu": 10.0, "process_cpu": 10.0},
+        resources={"system_busy_cores": 8.0, "job_busy_cores": 0.0, "steal_cores": 0.0},
+    )
+
+    assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.9 * 0.4)
+
+
+@pytest.mark.parametrize(
+    ("busy", "transform"),
+    [
+        # 2 cores x 100 ms. Up to 60 % use, waiting divides the step: 20 ms of 100 ms.
+        (30.0, 0.2),
+        # From 90 % on, processor time does: 90 ms of the worker's in 180 ms.
+        (90.0, 0.5),
+        (110.0, 90 / 200),
+        # Between, both in proportion: at 75 % half of either, 60 ms of 150 ms the second.
+        (60.0, 0.5 * 0.2 + 0.5 * 90 / 150),
+    ],
+)
+def test_where_the_cores_are_full_processor_time_owns_the_step(
+    busy: float, transform: float
+) -> None:
+    profile = a_run(
+        {"data_wait": 20.0, "forward": 80.0},
+        workers=1,
+        fetch={"wall": 95.0, "cpu": 90.0, "run_delay": 5.0},
+        steps={"cpu": 80.0, "process_cpu": busy},
+        cores=2,
+    )
+
+    found = shares(profile)
+
+    assert found["cpu_preprocessing.transform"] == pytest.approx(transform)
+    assert found["compute.arithmetic"] == pytest.approx(1 - transform)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "cause"),
+    [(4.5, "cpu_preprocessing.handover"), (3.5, "cpu_preprocessing.collate")],
+)
+def test_collate_that_works_in_the_kernel_is_handover(kernel: float, cause: str) -> None:
+    # Filling fresh shared-memory pages costs system time.
+    found = shares(a_run(WAITING, workers=2, fetch={**DECODING, "collate_system_cpu": kernel}))
+
+    assert found[cause] == pytest.approx(0.6 * 10 / 50)
+    assert len({"cpu_preprocessing.handover", "cpu_preprocessing.collate"} & set(found)) == 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "cause"),
+    [
+        ({}, "data_loading.network"),
+        ({"read_bytes": 4000}, "data_loading.network"),
+        ({"read_bytes": 5000}, "data_loading.storage"),
+        ({"major_faults": 1}, "data_loading.storage"),
+    ],
+)
+def test_blocked_fetches_wait_for_storage_if_they_read(seen: dict[str, float], cause: str) -> None:
+    blocked = {"wall": 50.0, "cpu": 10.0}
+
+    found = shares(a_run(WAITING, workers=2, fetch={**blocked, **seen}))
+
+    assert found[cause] == pytest.approx(0.6 * 40 / 50)
+
+
+def test_blocked_on_its_own_threads_a_worker_still_prepares() -> None:
+    found = shares(a_run(WAITING, workers=2, fetch={"wall": 50.0, "cpu": 10.0, "helper_cpu": 30.0}))
+
+    assert found["cpu_preprocessing.transform"] == pytest.approx(0.6)
+
+
+def test_communication_is_taken_out_of_backward() -> None:
+    phases = {"forward": 30.0, "backward": 60.0, "optimizer": 10.0}
+
+    found = shares(a_run(phases, collectives=[collective(communication=45, overlap=15)]))
+
+    assert found["communication.collective"] == pytest.approx(0.30)
+    assert found["compute.arithmetic"] == pytest.approx(0.60)
+    assert found["compute.optimizer"] == pytest.approx(0.10)
+
+
+def test_no_more_communication_is_exposed_than_backward_took() -> None:
+    phases = {"forward": 80.0, "backward": 20.0}
+
+    found = shares(a_run(phases, collectives=[collective(communication=500, overlap=0)]))
+
+    assert found["communication.collective"] == pytest.approx(0.20)
+
+
+def test_communication_that_backward_hides_costs_nothing() -> None:
+    phases = {"forward": 80.0, "backward": 20.0}
+
+    found = shares(a_run(phases, collectives=[collective(communication=10, overlap=12)]))
+
+    assert found == {"compute.arithmetic": pytest.approx(1)}
+
+
+def test_of_a_long_stop_only_what_the_queue_holds_is_hidden() -> None:
+    # 2 workers x 2 batches are kept ready. One stop in 100 steps hides at most
+    # 4 batches x 50 ms / 2 workers = 100 ms of its 2000 ms.
+    phases = {"data_wait": 5.0, "forward": 75.0, "checkpoint": 20.0}
+    steps = {"calls": {"checkpoints": 1}}
+
+    stages = measure(a_run(phases, workers=2, fetch=DECODING, steps=steps)).stages
+
+    assert stages.pauses == {"host.checkpoint": pytest.approx(0.020 - 0.001)}
+    assert stages.main["host.checkpoint"] == pytest.approx(0.001)
+
+
+def test_short_stops_are_hidden_by_the_queue() -> None:
+    phases = {"data_wait": 5.0, "forward": 75.0, "checkpoint": 20.0}
+    steps = {"calls": {"checkpoints": 100}}
+
+    stages = measure(a_run(phases, workers=2, fetch=DECODING, steps=steps)).stages
+
+    assert stages.pauses == {}
+    assert stages.main["host.checkpoint"] == pytest.approx(0.020)
+
+
+def test_nothing_hides_the_start_of_workers() -> None:
+    phases = {"forward": 75.0, "worker_startup": 25.0}
+
+    stages = measure(a_run(phases, workers=2, fetch=DECODING)).stages
+
+    assert stages.pauses == {"data_loading.worker_startup": pytest.approx(0.025)}
+
+
+def test_without_workers_there_is_no_queue_and_no_pause() -> None:
+    phases = {"data_wait": 50.0, "forward": 40.0, "checkpoint": 10.0}
+
+    stages = measure(a_run(phases, workers=0, fetch=DECODING)).stages
+
+    assert stages.pauses == {}
+
+
+@pytest.mark.parametrize(
+    "profile", [a_profile(), a_healthy_run(), a_data_bound_run(), random_run(7)]
+)
+def test_intervals_contain_the_share(profile: Profile) -> None:
+    for interval in measure(profile).breakdown.causes.values():
+        assert 0 <= interval.low <= interval.share <= interval.high <= 1
+
+
+def test_steps_that_vary_widen_the_interval() -> None:
+    def width(profile: Profile) -> float:
+        interval = measure(profile).breakdown.causes["host.checkpoint"]
+        return interval.high - interval.low
+
+    calm = a_run({"forward": 90.0, "checkpoint": 10.0})
+    spiky = a_run({"forward": 90.0, "checkpoint": 10.0})
+    extra = [1000 * MS if i % 25 == 24 else 0 for i in range(100)]
+    spiky.steady.phases["checkpoint"] = extra
+    spiky.steady.wall_ns = [90 * MS + more for more in extra]
+
+    assert width(calm) == pytest.approx(0, abs=1e-12)
+    assert width(spiky) > 0.05
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_too_few_steps_are_refused_with_a_hint(count: int) -> None:
+    few, none = even_steps({"forward": 1.0}, count), even_steps({"forward": 1.0}, 0)
+
+    with pytest.raises(NoStepsError, match=rf"only {count} training steps .*profile at least 20"):
+        measure(a_profile(warmup=few, steady=none))
+
+
+def test_a_short_run_is_judged_by_its_warm_up() -> None:
+    profile = a_run({"forward": 1.0}, warmup=some_steps(0, 12), steady=some_steps(12, 0))
+
+    assert measure(profile).breakdown.step_seconds == pytest.approx(0.048, rel=0.1)
+
+
+def test_steps_that_took_no_time_are_refused() -> None:
+    idle = a_run({"forward": 1.0}, steady=even_steps({"forward": 0.0}))
+
+    with pytest.raises(NoStepsError, match="no training step took any time"):
+        measure(idle)
+
+
+def test_the_same_profile_gives_the_same_measurement() -> None:
+    assert measure(a_profile()) == measure(a_profile())

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loops import (
+    MS,
+    BrokenPoints,
+    FilePoints,
+    Points,
+    PointStream,
+    SleepyPoints,
+    SpinningPoints,
+    all_steps,
+    assert_exclusive,
+    record,
+    sleepy_collate,
+    spent,
+)
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+
+from stepscope.profiler import profile
+from stepscope.profiler.format import Loader, Profile
+from stepscope.profiler.loaders import LoaderLog, RingFolder
+from stepscope.profiler.observed import Observed
+from stepscope.profiler.ring import BatchRecord, RingWriter
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+Loop = Callable[[profile], Any]
+
+
+def epochs(loader: Any, count: int = 1) -> Loop:
+    """A loop that goes through `loader` so many times and does nothing else."""
+
+    def body(prof: profile) -> None:
+        for _ in range(count):
+            for _ in prof.steps(loader):
+                pass
+
+    return body
+
+
+def only_loader(recorded: Profile) -> Loader:
+    (loader,) = recorded.loaders
+    return loader
+
+
+def totals(loader: Loader, name: str) -> int:
+    return sum(getattr(worker.totals, name) or 0 for worker in loader.workers)
+
+
+BATCHES_OF_4: dict[str, dict[str, Any]] = {
+    "inline": {},
+    "fork": {"num_workers": 2, "multiprocessing_context": "fork"},
+    "spawn": {"num_workers": 1, "multiprocessing_context": "spawn"},
+    "forkserver": {"num_workers": 1, "multiprocessing_context": "forkserver"},
+    "custom collate": {"num_workers": 1, "collate_fn": sleepy_collate},
+    "inline collate": {"collate_fn": sleepy_collate},
+}
+
+
+@pytest.mark.parametrize("name", BATCHES_OF_4)
+def test_every_batch_is_recorded_once(tmp_path: Path, name: str) -> None:
+    options = BATCHES_OF_4[name]
+    context = options.get("multiprocessing_context")
+    if context and context not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {context} here")
+    loader = DataLoader(Points(18), batch_size=4, **options)
+    result = record(tmp_path / "profile.json", epochs(loader))
+    found = only_loader(result)
+
+    assert totals(found, "batches") == 5
+    assert totals(found, "items") == 18
+    assert found.num_workers == options.get("num_workers", 0)
+    assert len(found.workers) == max(1, found.num_workers)
+    assert found.batches is not None
+    assert len(found.batches.wall_ns) == 5
+    assert sum(found.batches.wall_ns) == totals(found, "wall_ns")
+    assert sum(found.batches.cpu_ns) == totals(found, "cpu_ns")
+    assert all(worker.lost == 0 for worker in found.workers)
+    assert found.start_method == (context or ("fork" if found.num_workers else None))
+    assert (found.class_name, found.dataset, found.dataset_kind) == ("DataLoader", "Points", "map")
+    assert (found.length, found.batch_size, found.epochs) == (5, 4, 1)
+    assert found.collate_fn == ("sleepy_collate" if "collate" in name else "default_collate")
+    if "collate" in name:
+        assert totals(found, "collate_ns") >= 5 * 20 * MS
+    assert sum(steps.total for steps in all_steps(result)) == 5
+    assert result.problems == []
+    assert_exclusive(result)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_is_recorded(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(PointStream(16), batch_size=4, num_workers=workers)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+
+    assert found.dataset_kind == "iterable"
+    assert found.length is None
+    assert totals(found, "batches") == 4
+    assert totals(found, "items") == 16
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_without_batches_is_recorded(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(Points(6), batch_size=None, num_workers=workers)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+
+    assert found.batch_size is None
+    assert totals(found, "batches") == totals(found, "items") == 6
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_batch_sampler_of_the_users_own_is_recorded(tmp_path: Path, workers: int) -> None:
+    sampler = BatchSampler(SequentialSampler(Points(10)), batch_size=3, drop_last=False)
+    loader = DataLoader(Points(10), batch_sampler=sampler, num_workers=workers)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+
+    assert found.batch_size == 3
+    assert totals(found, "batches") == 4
+    assert totals(found, "items") == 10
+
+
+def test_persistent_workers_are_the_same_over_epochs(tmp_path: Path) -> None:
+    loader = DataLoader(Points(16), batch_size=4, num_workers=2, persistent_workers=True)
+    result = record(tmp_path / "profile.json", epochs(loader, 3))
+    found = only_loader(result)
+
+    assert found.persistent_workers
+    assert found.epochs == 3
+    assert len(found.workers) == 2
+    assert [worker.totals.batches for worker in found.workers] == [6, 6]
+    loader._iterator = None  # ends the workers
+
+
+def test_new_workers_every_epoch_are_told_apart(tmp_path: Path) -> None:
+    loader = DataLoader(Points(16), batch_size=4, num_workers=2)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader, 3)))
+
+    assert found.epochs == 3
+    assert len({worker.pid for worker in found.workers}) == 6
+    assert sorted(worker.id for worker in found.workers) == [0, 0, 0, 1, 1, 1]
+    assert all(worker.totals.batches == 2 for worker in found.workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_made_anew_each_epoch_is_one(tmp_path: Path, workers: int) -> None:
+    def body(prof: profile) -> None:
+        for _ in range(3):
+            for _ in prof.steps(DataLoader(Points(8), batch_size=4, num_workers=workers)):
+                pass
+
+    found = only_loader(record(tmp_path / "profile.json", body))
+    assert found.epochs == 3
+    assert totals(found, "batches") == 6
+
+
+def test_different_loaders_are_told_apart(tmp_path: Path) -> None:
+    def body(prof: profile) -> None:
+        for _ in prof.steps(DataLoader(Points(8), batch_size=4)):
+            with prof.phase("validation"):
+                for _ in DataLoader(Points(8), batch_size=4):
+                    pass
+        for _ in DataLoader(Points(9), batch_size=3):
+            prof.step()
+
+    result = record(tmp_path / "profile.json", body)
+    assert [
+        (loader.training, loader.batch_size, loader.epochs, totals(loader, "batches"))
+        for loader in result.loaders
+    ] == [(True, 4, 1, 2), (False, 4, 2, 4), (True, 3, 1, 3)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sleeping_dataset_is_blocked(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(SleepyPoints(8, 0.01), batch_size=4, num_workers=workers)
+    result = record(tmp_path / "profile.json", epochs(loader))
+    found = only_loader(result)
+    blocked = totals(found, "wall_ns") - totals(found, "cpu_ns") - totals(found, "run_delay_ns")
+
+    assert totals(found, "wall_ns") >= 80 * MS
+    assert blocked >= 60 * MS
+    waited = spent(result, "data_wait") + spent(result, "worker_startup")
+    assert waited >= 70 * MS
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_spinning_dataset_is_busy(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(SpinningPoints(8, 0.01), batch_size=4, num_workers=workers)
+    result = record(tmp_path / "profile.json", epochs(loader))
+
+    assert totals(only_loader(result), "cpu_ns") >= 80 * MS
+    if workers == 0:
+        assert sum(sum(steps.wait_cpu_ns) for steps in all_steps(result)) >= 80 * MS
+
+
+def test_the_files_a_worker_reads_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "sample.bin"
+    file.write_bytes(b"x" * 200_000)
+    loader = DataLoader(FilePoints(8, file), batch_size=4, num_workers=1)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+    if found.workers[0].totals.read_bytes is None:
+        pytest.skip("the kernel does not tell what a thread reads")
+
+    assert 8 * 200_000 <= totals(found, "read_bytes") < 9 * 200_000
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_exception_of_the_dataset_arrives(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(BrokenPoints(16), batch_size=2, num_workers=workers)
+    with pytest.raises(LookupError, match="sample 5 is broken"):
+        record(tmp_path / "profile.json", epochs(loader))
+
+
+def test_the_start_of_workers_is_no_waiting_for_data(tmp_path: Path) -> None:
+    loader = DataLoader(Points(8), batch_size=4, num_workers=2)
+    result = record(tmp_path / "profile.json", epochs(loader))
+
+    first = all_steps(result)[1]
+    assert first.phases["worker_startup"][0] > 0
+    assert first.phases["data_wait"][1] > 0
+    assert first.phases["worker_startup"][1] == 0
+
+
+def test_pairs_of_loaders_are_followed(tmp_path: Path) -> None:
+    def body(prof: profile) -> None:
+        first = DataLoader(Points(8), batch_size=4, num_workers=1)
+        second = DataLoader(Points(9), batch_size=3)
+        for _ in prof.steps(zip(first, second, strict=False)):
+            pass
+
+    result = record(tmp_path / "profile.json", body)
+    batches = {found.batch_size: totals(found, "batches") for found in result.loaders}
+    assert batches[4] == 2
+    assert batches[3] in (2, 3)
+    assert sum(steps.total for steps in all_steps(result)) == 2
+
+
+# What workers leave behind ----------------------------------------------------------------------
+
+
+def description(**changes: Any) -> Loader:
+    fields: dict[str, Any] = {"class_name": "DataLoader", "dataset": "Points"}
+    fields |= {"dataset_kind": "map", "num_workers": 1}
+    return Loader(**fields | changes)
+
+
+@pytest.fixture
+def folder() -> Iterator[RingFolder]:
+    made = RingFolder()
+    yield made
+    made.remove()
+    assert not made.path.exists()
+
+
+def write_ring(path: Path, records: int) -> None:
+    writer = RingWriter(path, worker_id=1)
+    for _ in range(records):
+        writer.append(BatchRecord._make([7] * len(BatchRecord._fields)))
+
+
+def test_rings_of_finished_workers_are_removed(folder: RingFolder) -> None:
+    log = LoaderLog(0, description(), 0)
+    finished = [
+        multiprocessing.get_context("fork").Process(
+            target=write_ring, args=(folder.path / f"0-{i}-1.ring", 3)
+        )
+        for i in range(3)
+    ]
+    for process in finished:
+        process.start()
+    for process in finished:
+        process.join()
+    write_ring(folder.path / "0-9-1.ring", 5)  # ours: still alive
+    folder.drain([log])
+
+    assert [file.name for file in folder.path.iterdir()] == ["0-9-1.ring"]
+    assert len(folder.worker_pids()) == 1
+    assert sum(worker.totals.batches for worker in log.result().workers) == 14
+
+
+def test_many_epochs_of_workers_hold_no_files_open(tmp_path: Path) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        pytest.skip("needs /proc")
+    held: list[int] = []
+
+    def body(prof: profile) -> None:
+        loader = DataLoader(Points(4), batch_size=2, num_workers=1)
+        for epoch in range(8):
+            for _ in prof.steps(loader):
+                pass
+            if epoch % 4 == 3:
+                time.sleep(1.2)  # the sampling thread has looked
+                held.append(len(list(descriptors.iterdir())))
+
+    record(tmp_path / "profile.json", body)
+    assert held[1] <= held[0] + 1
+
+
+def test_an_unfinished_ring_is_read_later(folder: RingFolder) -> None:
+    log = LoaderLog(0, description(), 0)
+    (folder.path / "0-0-1.ring").touch()
+    folder.drain([log])
+    assert log.result().workers == []
+    (folder.path / "0-0-1.ring").unlink()
+    write_ring(folder.path / "0-0-1.ring", 2)
+    folder.drain([log])
+    assert log.result().workers[0].totals.batches == 2
+
+
+def test_lost_records_are_told(folder: RingFolder) -> None:
+    log = LoaderLog(0, description(), 0)
+    write_ring(folder.path / "0-0-1.ring", 3000)
+    folder.drain([log])
+    folder.drain([log])
+    (worker,) = log.result().workers
+    assert worker.totals.batches + worker.lost == 3000
+    assert worker.lost > 900
+
+
+def test_figures_the_kernel_does_not_tell_stay_unknown() -> None:
+    log = LoaderLog(0, description(), 0)
+    fields = BatchRecord._make([5] * len(BatchRecord._fields))
+    log.add(0, 1, fields._replace(run_delay_ns=-1, read_bytes=-1))
+    log.add(0, 1, fields._replace(run_delay_ns=-1, read_bytes=-1))
+    (worker,) = log.result().workers
+
+    assert worker.totals.run_delay_ns is None
+    assert worker.totals.read_bytes is None
+    assert worker.totals.wall_ns == 10
+
+
+def test_the_number_of_workers_and_loaders_is_bounded(tmp_path: Path) -> None:
+    log = LoaderLog(0, description(), 0)
+    for pid in range(1000):
+        log.add(0, pid, BatchRecord._make([1] * len(BatchRecord._fields)))
+    result = log.result()
+    assert len(result.workers) == 256
+    assert sum(worker.totals.batches for worker in result.workers) == 1000
+
+    observed = Observed(tmp_path, 0)
+    for length in range(64):
+        observed.add_loader(description(length=length))
+    assert observed.add_loader(description(length=3)) is observed.loaders[3]
+    with pytest.raises(ValueError, match="64 different loaders"):
+        observed.add_loader(description(length=1000))
+    assert len(observed.loaders) == 64
