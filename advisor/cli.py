@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,10 +97,8 @@ def profile_command(
 ) -> None:
     """Judge PROFILE: print the verdict and write the HTML report beside it."""
     conditions = [_condition(text) for text in fail_on]
-    html_path = html_path or profile_path.with_suffix(".html")
-    for path in (html_path, json_path, markdown_path):
-        if path is not None and Path(path).absolute() == profile_path.absolute():
-            _fail(f"{path}: is the profile itself; give another path for the output")
+    html_path = html_path or profile_path.parent / f"{profile_path.stem}.html"
+    _check_outputs(profile_path, [html_path, json_path, markdown_path])
     profile, advice = _judge(profile_path, rules, settings)
     _write(profile, advice, html_path, json_path, markdown_path)
     if open_report:
@@ -135,13 +134,41 @@ def demo(out: Path, steps: int | None, name: str) -> None:
         if importlib.util.find_spec(package) is None:
             _fail(f"the demo trains a model and needs {package}: pip install 'stepscope[{extra}]'")
     profile_path = out / f"{name}.json"
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _fail(f"{out}: cannot be made ({error.strerror}); give another folder with --out")
     click.echo(f"Training {name}; about half a minute.", err=True)
     arguments = ["--profile", str(profile_path)]
     arguments += ["--steps", str(steps)] if steps else []
     importlib.import_module(f"stepscope.examples.{name}").main(arguments)
     profile, advice = _judge(profile_path, (), ())
     _write(profile, advice, profile_path.with_suffix(".html"), None, None)
+
+
+def _check_outputs(profile_path: Path, outputs: Sequence[Path | str | None]) -> None:
+    """Refuse, before anything is written, outputs that would hit the profile or each other."""
+    taken = {_real(profile_path): "is the profile itself"}
+    for output in outputs:
+        if output is None or output == "-":
+            continue
+        path = Path(output)
+        real = _real(path)
+        if real.is_dir():
+            _fail(f"{path}: is a directory; name a file in it")
+        if real in taken:
+            _fail(f"{path}: {taken[real]}; give another path for the output")
+        taken[real] = "is named for two outputs"
+    if list(outputs).count("-") > 1:
+        _fail("-: standard output takes only one of --json and --markdown")
+
+
+def _real(path: Path) -> Path:
+    try:
+        path.is_dir()  # which also tells a name that is too long
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        _fail(f"{path}: is no usable path ({getattr(error, 'strerror', None) or error})")
 
 
 def _judge(path: Path, rules: Sequence[Path], settings: Sequence[str]) -> tuple[Profile, Advice]:
@@ -173,28 +200,24 @@ def _write(
     from stepscope.advisor import html, markdown, terminal
     from stepscope.profiler.storage import write_atomically
 
-    to_stdout = "-" in (json_path, markdown_path)
-    try:
-        write_atomically(html_path, html.render(advice, profile).encode())
-        if json_path is not None:
-            _put(json_path, msgspec.json.format(msgspec.json.encode(advice), indent=2))
-        if markdown_path is not None:
-            _put(markdown_path, markdown.render(advice).encode())
-    except OSError as error:
-        _fail(f"{error.filename or html_path}: cannot be written ({error.strerror})")
-    if not to_stdout:
+    outputs: list[tuple[Path | str, bytes]] = [(html_path, html.render(advice, profile).encode())]
+    if json_path is not None:
+        document = msgspec.json.format(msgspec.json.encode(advice), indent=2)
+        outputs.append((json_path, document))
+    if markdown_path is not None:
+        outputs.append((markdown_path, markdown.render(advice).encode()))
+    for path, content in outputs:
+        try:
+            if path == "-":
+                sys.stdout.buffer.write(content.rstrip(b"\n") + b"\n")
+            else:
+                write_atomically(Path(path), content)
+        except OSError as error:
+            _fail(f"{path}: cannot be written ({error.strerror})")
+    if "-" not in (json_path, markdown_path):
         from rich.console import Console
 
         terminal.print_verdict(advice, Console(), str(html_path))
-
-
-def _put(path: str, content: bytes) -> None:
-    from stepscope.profiler.storage import write_atomically
-
-    if path == "-":
-        sys.stdout.buffer.write(content.rstrip(b"\n") + b"\n")
-    else:
-        write_atomically(Path(path), content)
 
 
 def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
@@ -204,6 +227,8 @@ def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
         try:
             values[name] = float(text)
         except ValueError:
+            values[name] = math.nan
+        if not math.isfinite(values[name]):
             _fail(f"--set {setting}: give NAME=VALUE with a number")
         if name not in known:
             _fail(f"--set {setting}: no threshold {name!r}; there are {', '.join(sorted(known))}")
@@ -217,9 +242,12 @@ def _condition(text: str) -> tuple[str, float]:
     if cause not in CAUSES and cause not in CATEGORIES:
         _fail(f"--fail-on {text}: {cause!r} is no cause; see the ids in the report's breakdown")
     try:
-        return cause, float(limit or 0.1)
+        share = float(limit or 0.1)
     except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
         _fail(f"--fail-on {text}: give a share between 0 and 1 behind the colon")
+    return cause, share
 
 
 def _share_of(advice: Advice, cause: str) -> float:

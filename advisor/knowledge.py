@@ -6,11 +6,12 @@ which predictor estimates its gain. There is no `eval`: a condition is a tree of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 import yaml
@@ -108,7 +109,18 @@ class Rule(Struct, forbid_unknown_fields=True, kw_only=True):
 class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
     """Which function of `stepscope.advisor.predict` estimates the gain, with its arguments."""
 
-    name: str
+    name: Literal[
+        "remove",
+        "at_most",
+        "rarer",
+        "workers",
+        "serial",
+        "smooth",
+        "threads",
+        "fused_optimizer",
+        "bf16",
+        "literature",
+    ]
     causes: list[str] = []
 
 
@@ -188,18 +200,45 @@ def load_knowledge(extra: list[Path] | None = None) -> Knowledge:
     for root in roots[1:]:
         if not root.is_dir():
             raise KnowledgeError(f"{root}: no such directory of rules")
+    rules = {
+        entry.id: (entry, s) for root in roots for entry, s in _read_all(root / "detect", Rule)
+    }
+    methods = {
+        entry.id: (entry, s) for root in roots for entry, s in _read_all(root / "methods", Method)
+    }
     knowledge = Knowledge(
-        rules={rule.id: rule for root in roots for rule in _read_all(root / "detect", Rule)},
-        methods={m.id: m for root in roots for m in _read_all(root / "methods", Method)},
+        rules={name: rule for name, (rule, _) in rules.items()},
+        methods={name: method for name, (method, _) in methods.items()},
     )
-    _check_links(knowledge)
+    for rule, source in rules.values():
+        _check_rule(rule, source, knowledge)
+    for method, source in methods.values():
+        _check_method(method, source, knowledge)
     return knowledge
+
+
+class _Source(NamedTuple):
+    """What an entry was read from."""
+
+    file: Traversable
+    text: str
+
+    def error(self, line: int, message: str) -> KnowledgeError:
+        """An error that names the place."""
+        return KnowledgeError(f"{self.file}:{line}: {message}")
+
+    def wrong(self, key: str, name: str, message: str) -> KnowledgeError:
+        """An error about `name`, which stands under the top-level key `key`."""
+        begin = _line_of(self.text, key)
+        lines = self.text.splitlines()[begin - 1 :]
+        offset = next((i for i, line in enumerate(lines) if name in line), 0)
+        return self.error(begin + offset, f"`{key}`: {message}")
 
 
 _Entry = TypeVar("_Entry", Rule, Method)
 
 
-def _read_all(folder: Traversable, kind: type[_Entry]) -> Iterator[_Entry]:
+def _read_all(folder: Traversable, kind: type[_Entry]) -> Iterator[tuple[_Entry, _Source]]:
     if not folder.is_dir():
         return
     for group in sorted(folder.iterdir(), key=lambda entry: entry.name):
@@ -209,26 +248,37 @@ def _read_all(folder: Traversable, kind: type[_Entry]) -> Iterator[_Entry]:
                     yield _read(file, kind)
 
 
-def _read(file: Traversable, kind: type[_Entry]) -> _Entry:
-    text = file.read_text(encoding="utf-8")
+def _read(file: Traversable, kind: type[_Entry]) -> tuple[_Entry, _Source]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise KnowledgeError(f"{file}:1: cannot be read as UTF-8 text: {error}") from None
+    source = _Source(file, text)
     try:
         entry = msgspec.convert(yaml.load(text, Loader=_Loader), type=kind)  # safe
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise KnowledgeError(f"{file}:{line}: is not YAML: {error.problem}") from None
+        raise source.error(line, f"is not YAML: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise source.error(1, f"is not YAML: {error}") from None
     except msgspec.ValidationError as error:
         message, _, place = str(error).partition(" - at `")
         path = place.rstrip("`").removeprefix("$").lstrip(".")
         where = f"`{path}`: " if path else ""
-        raise KnowledgeError(f"{file}:{_line_of(text, path)}: {where}{message}") from None
+        unknown = _UNKNOWN_KEY.search(message)
+        line = _line_of(text, f"{path}.{unknown[1]}".lstrip(".") if unknown else path)
+        raise source.error(line, where + message) from None
     if entry.id != file.name.removesuffix(".yaml"):
-        raise KnowledgeError(f"{file}:1: `id` is {entry.id!r}, the file name says otherwise")
-    return entry
+        raise source.wrong("id", entry.id, f"is {entry.id!r}, the file name says otherwise")
+    return entry, source
+
+
+_UNKNOWN_KEY = re.compile(r"unknown field `(.+)`")
 
 
 def _line_of(text: str, path: str) -> int:
     """The line on which the key that `path` (as in `when.all[0].op`) names stands."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = yaml.compose(text, Loader=_Loader)
     line = 1
     for part in path.replace("[", ".[").split("."):
         if isinstance(node, yaml.SequenceNode) and part.startswith("["):
@@ -248,34 +298,52 @@ def _line_of(text: str, path: str) -> int:
     return int(line)
 
 
-def _check_links(knowledge: Knowledge) -> None:
-    for rule in knowledge.rules.values():
-        where = f"rule {rule.id}"
-        _check_known(where, "cause", [rule.cause], CAUSES)
-        _check_known(where, "advise", rule.advise, knowledge.methods)
-        _check_known(where, "suppressed_by", rule.suppressed_by, knowledge.rules)
-        for leaf in rule.when.comparisons():
+def _check_rule(rule: Rule, source: _Source, knowledge: Knowledge) -> None:
+    _check_known(source, "cause", [rule.cause], CAUSES)
+    _check_known(source, "advise", rule.advise, knowledge.methods)
+    _check_known(source, "suppressed_by", rule.suppressed_by, knowledge.rules)
+    for leaf in rule.when.comparisons():
+        if leaf.threshold is not None:
+            _check_known(source, "when", [leaf.threshold], rule.thresholds)
+        _check_comparison(source, "when", leaf)
+
+
+def _check_method(method: Method, source: _Source, knowledge: Knowledge) -> None:
+    _check_known(source, "helps", method.helps, CAUSES)
+    _check_known(source, "loads", method.loads, CAUSES)
+    _check_known(source, "predictor", method.predictor.causes, CAUSES)
+    _check_known(source, "conflicts_with", method.conflicts_with, knowledge.methods)
+    conditions = {"requires": method.requires, "already_on": method.already_on}
+    for key, condition in conditions.items():
+        for leaf in condition.comparisons() if condition else ():
             if leaf.threshold is not None:
-                _check_known(where, "threshold", [leaf.threshold], rule.thresholds)
-            _check_facts(where, leaf)
-    for method in knowledge.methods.values():
-        where = f"method {method.id}"
-        _check_known(where, "helps", method.helps, CAUSES)
-        _check_known(where, "loads", method.loads, CAUSES)
-        _check_known(where, "predictor.causes", method.predictor.causes, CAUSES)
-        _check_known(where, "conflicts_with", method.conflicts_with, knowledge.methods)
-        for condition in (method.requires, method.already_on):
-            for leaf in condition.comparisons() if condition else ():
-                _check_facts(where, leaf)
+                raise source.wrong(key, leaf.threshold, "a method has no thresholds")
+            _check_comparison(source, key, leaf)
 
 
-def _check_known(where: str, key: str, names: list[str], known: Container[str]) -> None:
+def _check_known(source: _Source, key: str, names: list[str], known: Container[str]) -> None:
     for name in names:
         if name not in known:
-            raise KnowledgeError(f"{where}: `{key}` names {name!r}, which does not exist")
+            raise source.wrong(key, name, f"{name!r} does not exist")
 
 
-def _check_facts(where: str, leaf: Condition) -> None:
+def _check_comparison(source: _Source, key: str, leaf: Condition) -> None:
+    """The facts exist, and what is compared can be compared."""
     for name in (leaf.fact, leaf.other):
         if name is not None and fact_name(name) is None:
-            raise KnowledgeError(f"{where}: no fact is called {name!r}")
+            raise source.wrong(key, name, f"no fact is called {name!r}")
+    assert leaf.fact is not None
+    left = _kind_of(leaf.fact)
+    right: type[Value | None] = float if leaf.threshold is not None else type(leaf.value)
+    if leaf.other is not None:
+        right = _kind_of(leaf.other)
+    if left is not (float if right is int else right):
+        raise source.wrong(key, leaf.fact, f"{leaf.fact} is compared with another type")
+    if left is not float and leaf.op not in ("==", "!="):
+        raise source.wrong(key, leaf.fact, f"{leaf.fact} has no order, so not `{leaf.op}`")
+
+
+def _kind_of(name: str) -> type[Value | None]:
+    known = fact_name(name)
+    kinds: dict[str, type[Value | None]] = {"flag": bool, "text": str}
+    return kinds.get(known.unit, float) if known else str

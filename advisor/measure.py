@@ -221,7 +221,7 @@ class _Sources:
         self.loader = training_loader(profile)
         self.fetch = self._fetch_per_step()
         self.workers = self.loader.num_workers if self.loader else 0
-        self.cores = profile.environment.usable_cores
+        self.cores = max(0.01, profile.environment.usable_cores)
         split = split_compute(profile.window, profile.environment.calibration)
         self.compute = split or ComputeSplit(1.0, 0.0, 0.0)
         self.foreign = foreign_cores(profile)

@@ -110,10 +110,10 @@ class PredecodedFolder(JpegFolder):
 def make_network(classes: int) -> nn.Module:
     """Stack three strided convolutions under a linear classifier."""
     layers: list[nn.Module] = []
-    for inputs, outputs in pairwise((3, 32, 64, 128)):
+    for inputs, outputs in pairwise((3, 16, 32, 64)):
         convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
         layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -28,16 +28,20 @@ class Metrics:
         for name, value in metrics.items():
             if name not in self._tables and len(self._tables) >= _MAX_NAMES:
                 continue
-            on_device = isinstance(value, torch.Tensor) and value.is_cuda
-            if on_device and value.numel() != 1:
-                raise ValueError(f"`{name}` has {value.numel()} elements")
-            # Cloned, because a running sum changes in place before it is read.
-            kept = value.detach().clone() if on_device else float(value)
+            kept = _kept(value.detach()) if isinstance(value, torch.Tensor) else float(value)
             self._tables.setdefault(name, SampledRows(3, _ROWS)).append((step, now, kept))
 
     def result(self, final: bool) -> dict[str, Metric]:
         """All metrics; values that still lie on a device only if `final`."""
         return {name: _metric(table, final) for name, table in list(self._tables.items())}
+
+
+def _kept(value: torch.Tensor) -> torch.Tensor | float:
+    if not value.is_cuda:
+        return float(value)
+    if value.numel() != 1:
+        raise ValueError("a metric is a single number")
+    return value.clone()  # a running sum changes in place before it is read
 
 
 def _metric(table: SampledRows, final: bool) -> Metric:

@@ -34,6 +34,7 @@ from stepscope.profiler.version import version
 from stepscope.profiler.window import OperatorWindow
 
 Batch = TypeVar("Batch")
+_STEPS_BEFORE_WINDOW = 10
 _FIRST_COPY_SECONDS, _COPY_SECONDS = 2.0, 10.0
 _MAX_PHASES = 64
 _open_profile: list[profile] = []
@@ -54,7 +55,8 @@ class profile:  # used like a function: `with profile(...)`
     Args:
         path: the file to write; under `torchrun`, the rank is put before the suffix.
         enabled: False makes the whole context do nothing.
-        warmup_steps: leading steps kept apart from the steady state.
+        warmup_steps: leading steps kept apart from the steady state; with loader workers at
+            least as many as batches are prefetched, for those were made before anyone waited.
         operator_steps: steps to record with torch.profiler for the operator table; 0 for none.
 
     Raises:
@@ -204,7 +206,7 @@ class _Recording:
         try:
             install_all(self.recorder, self._patches, self.observed)
             self._window = OperatorWindow(
-                self.recorder, warmup_steps + 10, operator_steps, self.observed.problem
+                self.recorder, _STEPS_BEFORE_WINDOW, operator_steps, self.observed.problem
             )
             self._sampler = Sampler(
                 self.recorder.started_ns, self._rings.worker_pids, self._tick, self.observed.problem

@@ -7,9 +7,10 @@ are charged to the profiler, not to a step.
 from __future__ import annotations
 
 import gc
+import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from stepscope.profiler.format import Operator, Window
 from stepscope.profiler.recorder import Recorder
 
 _MAX_OPERATORS = 200
+_LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
 class OperatorWindow:
@@ -25,18 +27,19 @@ class OperatorWindow:
 
     Args:
         recorder: whose steps are counted.
-        first: index of the first step to record.
-        steps: how many; 0 switches the window off.
+        after: how many steady steps go before the window.
+        steps: how many to record; 0 switches the window off.
         problem: told if the window could not be recorded.
     """
 
     def __init__(
-        self, recorder: Recorder, first: int, steps: int, problem: Callable[[str], None]
+        self, recorder: Recorder, after: int, steps: int, problem: Callable[[str], None]
     ) -> None:
         self.result: Window | None = None
         self.own_ns = 0
         self._recorder = recorder
-        self._first, self._last = first, first + steps
+        self._after, self._steps = after, steps
+        self._first = -1
         self._problem = problem
         self._profiler: Any = None
         self._began_ns = 0
@@ -46,12 +49,14 @@ class OperatorWindow:
     def _step(self) -> bool:
         """Called after each step: begin or end at the boundary."""
         index = self._recorder.step_index
-        if index == self._first:
+        if self._profiler is not None:
+            last = index == self._first + self._steps
+            self._guard(self._stop if last else self._note_phases)
+        elif self._first < 0 and index == self._recorder.warmup_steps + self._after:
+            self._first = index
             self._guard(self._start)
-        elif self._profiler is None:
-            return False
         else:
-            self._guard(self._stop if index == self._last else self._note_phases)
+            return False
         return True
 
     def _guard(self, action: Callable[[], None]) -> None:
@@ -72,7 +77,8 @@ class OperatorWindow:
         if torch.cuda.is_available():
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         self._profiler = torch.profiler.profile(activities=activities)
-        self._profiler.start()
+        with _quiet_kineto():
+            self._profiler.start()
         self._recorder.in_window = True
         self._forward_backward_ns = 0
         self._began_ns = time.perf_counter_ns()
@@ -87,10 +93,11 @@ class OperatorWindow:
         wall = time.perf_counter_ns() - self._began_ns
         profiler, self._profiler = self._profiler, None
         self._recorder.in_window = False
-        profiler.stop()
+        with _quiet_kineto():
+            profiler.stop()
         self.result = Window(
             first_step=self._first,
-            steps=self._last - self._first,
+            steps=self._steps,
             wall_ns=wall,
             forward_backward_ns=self._forward_backward_ns,
             **_operators(profiler),
@@ -114,6 +121,19 @@ def _another_profiler() -> bool:
             if x.record_steps or getattr(inner, "kineto_results", None) is None:
                 return True
     return False
+
+
+@contextmanager
+def _quiet_kineto() -> Iterator[None]:
+    """Some versions of PyTorch's tracer greet on standard error; this loop did not ask for it."""
+    if _LOG_LEVEL in os.environ:
+        yield
+        return
+    os.environ[_LOG_LEVEL] = "6"
+    try:
+        yield
+    finally:
+        os.environ.pop(_LOG_LEVEL, None)
 
 
 def _operators(profiler: Any) -> dict[str, Any]:

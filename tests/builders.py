@@ -448,6 +448,14 @@ def even_steps(
     )
 
 
+def even_samples(**columns: float) -> Samples:
+    """Resources that were in use to the same extent all the time."""
+    return Samples(
+        time_ns=[0, 1000 * MS],
+        columns={name: [value, value] for name, value in columns.items()},
+    )
+
+
 def some_totals(batches: int = 120, **per_batch: float) -> FetchTotals:
     """Sums over `batches` batches; times (`wall`, `cpu`, ...) are in milliseconds per batch."""
     values = {}
@@ -467,7 +475,6 @@ def a_run(
     steps: dict[str, Any] | None = None,
     loader: dict[str, Any] | None = None,
     cores: int = 8,
-    resources: dict[str, float] | None = None,
     **changes: Any,
 ) -> Profile:
     """A bare run of 20 warm-up and 100 steady steps that are all alike, on a CPU.
@@ -479,7 +486,6 @@ def a_run(
         steps: more arguments of `even_steps`.
         loader: changes to the loader.
         cores: usable ones.
-        resources: columns of samples with their constant values.
         changes: any field of the profile.
     """
     loaders = []
@@ -497,10 +503,7 @@ def a_run(
         "steady": steady,
         "step_time": a_histogram(steady),
         "loaders": loaders,
-        "samples": Samples(
-            time_ns=[0, 1000 * MS],
-            columns={name: [value, value] for name, value in (resources or {}).items()},
-        ),
+        "samples": even_samples(),
         "window": None,
         "marks": [],
     }
@@ -594,7 +597,7 @@ def a_rule(**changes: Any) -> Rule:
     return Rule(**defaults | changes)
 
 
-def a_method(name: str, predictor: str, *causes: str, **changes: Any) -> Method:
+def a_method(name: str, predictor: Any, *causes: str, **changes: Any) -> Method:
     """A method called `name` with the given predictor."""
     defaults: dict[str, Any] = {
         "id": name,

@@ -78,6 +78,9 @@ class _LoaderProbe:
             if log is None:
                 return original(iterator, loader, *args, **kwargs)
             self._fresh.add(id(iterator))
+            if recorder.step_index < recorder.warmup_steps:
+                prefetched = log.description.num_workers * (log.description.prefetch_factor or 0)
+                recorder.warmup_steps = max(recorder.warmup_steps, prefetched)
             previous = recorder.enter(self._startup)
             prefix = f"{log.number}-{next(self._starts)}"
             with ExitStack() as stack:

@@ -181,7 +181,11 @@ def test_holds_says_what_an_unknown_condition_counts_as() -> None:
 
 def test_evidence_is_filled_with_values_and_units() -> None:
     template = "{data.wait_share} of {step.seconds} ({loader.num_workers}, {torch.autocast})"
-    facts: Facts = {"data.wait_share": 0.64, "step.seconds": 0.0482, "torch.autocast": "{run.steps}"}
+    facts: Facts = {
+        "data.wait_share": 0.64,
+        "step.seconds": 0.0482,
+        "torch.autocast": "{run.steps}",
+    }
 
     assert fill(template, facts) == "64 % of 48.2 ms (not measured, {run.steps})"
     assert fill("braces {} and {Not A Place} stay", facts) == "braces {} and {Not A Place} stay"

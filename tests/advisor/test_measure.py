@@ -11,6 +11,7 @@ from builders import (
     a_loader,
     a_profile,
     a_run,
+    even_samples,
     even_steps,
     some_steps,
 )
@@ -64,7 +65,9 @@ def random_run(seed: int) -> Profile:
         fetch=fetch,
         steps=steps,
         cores=chance.choice([1, 2, 8]),
-        resources=chance.choice([{}, {"system_busy_cores": 3.0, "job_busy_cores": 1.0}]),
+        samples=chance.choice(
+            [even_samples(), even_samples(system_busy_cores=3.0, job_busy_cores=1.0)]
+        ),
         collectives=chance.choice([[], [collective(40, 10)]]),
     )
 
@@ -179,15 +182,18 @@ def test_gradient_accumulation_multiplies_the_fetch() -> None:
     profile = a_run(
         WAITING,
         fetch=None,
-        loaders=a_run(WAITING, fetch={"wall": 20.0, "cpu": 20.0}).loaders,
+        loaders=a_run(WAITING, fetch={"wall": 20.0, "cpu": 15.0, "run_delay": 5.0}).loaders,
     )
     totals = profile.loaders[0].workers[0].totals
-    totals.batches, totals.wall_ns, totals.cpu_ns = 360, 3 * totals.wall_ns, 3 * totals.cpu_ns
+    for name in ("batches", "wall_ns", "cpu_ns", "run_delay_ns"):
+        setattr(totals, name, 3 * getattr(totals, name))
 
     stages = measure(profile).stages
 
+    assert totals.batches == 360
     assert stages.service == pytest.approx(0.060)
-    assert shares(profile)["cpu_preprocessing.transform"] == pytest.approx(0.6)
+    assert shares(profile)["cpu_preprocessing.transform"] == pytest.approx(0.45)
+    assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.15)
 
 
 def test_the_loader_that_made_most_batches_feeds_the_training() -> None:
@@ -212,7 +218,7 @@ def test_delay_by_other_programs_is_starvation() -> None:
     profile = a_run(
         {"forward": 90.0, "python": 10.0},
         steps={**STARVED, "cpu": 80.0, "process_cpu": 80.0},
-        resources={"system_busy_cores": 3.0, "job_busy_cores": 1.0, "steal_cores": 0.0},
+        samples=even_samples(system_busy_cores=3.0, job_busy_cores=1.0, steal_cores=0.0),
     )
 
     found = shares(profile)
@@ -225,7 +231,7 @@ def test_delay_by_our_own_threads_is_their_work() -> None:
     profile = a_run(
         {"forward": 90.0, "python": 10.0},
         steps={**STARVED, "cpu": 80.0, "process_cpu": 380.0},
-        resources={"system_busy_cores": 3.8, "job_busy_cores": 3.8, "steal_cores": 0.0},
+        samples=even_samples(system_busy_cores=3.8, job_busy_cores=3.8, steal_cores=0.0),
     )
 
     found = shares(profile)
@@ -239,18 +245,17 @@ def test_own_and_foreign_threads_share_the_blame_by_their_use() -> None:
     profile = a_run(
         {"forward": 90.0, "python": 10.0},
         steps={**STARVED, "cpu": 80.0, "process_cpu": 180.0},
-        resources={"system_busy_cores": 3.8, "job_busy_cores": 1.8, "steal_cores": 1.0},
+        samples=even_samples(system_busy_cores=3.8, job_busy_cores=1.8, steal_cores=1.0),
     )
 
     assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.2 * 3 / 4)
 
 
 def test_stolen_time_that_was_not_sampled_hides_no_neighbours() -> None:
-    resources = {"system_busy_cores": 3.8, "job_busy_cores": 1.8}
     profile = a_run(
         {"forward": 100.0},
         steps={**STARVED, "cpu": 80.0, "process_cpu": 180.0},
-        resources=resources,
+        samples=even_samples(system_busy_cores=3.8, job_busy_cores=1.8),
     )
 
     assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.2 * 2 / 3)
@@ -262,7 +267,7 @@ def test_workers_starved_by_others_are_starved() -> None:
         workers=1,
         fetch={"wall": 100.0, "cpu": 0.0, "run_delay": 40.0},
         steps={"cpu": 10.0, "process_cpu": 10.0},
-        resources={"system_busy_cores": 8.0, "job_busy_cores": 0.0, "steal_cores": 0.0},
+        samples=even_samples(system_busy_cores=8.0, job_busy_cores=0.0, steal_cores=0.0),
     )
 
     assert shares(profile)["cpu_preprocessing.core_starvation"] == pytest.approx(0.9 * 0.4)

@@ -91,9 +91,7 @@ def test_elementwise_work_is_bandwidth_and_bookkeeping_is_dispatch() -> None:
         an_operator("aten::view", 200, calls=0),
     )
 
-    assert found == ComputeSplit(
-        arithmetic=pytest.approx(0.5), bandwidth=pytest.approx(0.3), launch=pytest.approx(0.2)
-    )
+    assert tuple(found) == pytest.approx((0.5, 0.3, 0.2))
 
 
 def test_the_optimizers_operators_are_not_the_models() -> None:
@@ -119,9 +117,7 @@ def test_device_time_divides_the_wall_time_and_the_rest_is_launch() -> None:
         an_operator("aten::relu", 5, self_device_ns=300 * US),
     )
 
-    assert found == ComputeSplit(
-        arithmetic=pytest.approx(0.5), bandwidth=pytest.approx(0.3), launch=pytest.approx(0.2)
-    )
+    assert tuple(found) == pytest.approx((0.5, 0.3, 0.2))
 
 
 @pytest.mark.parametrize(

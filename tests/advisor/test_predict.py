@@ -42,13 +42,15 @@ def a_machine(**calibration: Any) -> Profile:
     fields = {name: getattr(CALIBRATION, name) for name in Calibration.__struct_fields__}
     profile.environment.calibration = Calibration(**fields | calibration)
     profile.configuration.optimizers = [
-        Optimizer(class_name="AdamW", parameters=3_000_000, tensors=10, state_tensors_per_parameter=2)
+        Optimizer(
+            class_name="AdamW", parameters=3_000_000, tensors=10, state_tensors_per_parameter=2
+        )
     ]
     return profile
 
 
 def predicted(
-    name: str,
+    name: Any,
     *causes: str,
     stages: Stages | None = None,
     profile: Profile | None = None,
@@ -133,7 +135,7 @@ def test_workers_gain_nothing_where_the_cores_are_full() -> None:
 
 
 @pytest.mark.parametrize("name", ["workers", "serial"])
-def test_workers_need_a_loader(name: str) -> None:
+def test_workers_need_a_loader(name: Any) -> None:
     predictor = Predictor(name=name)
 
     assert outcome(predictor, a_machine(), trainer_bound()) is None
@@ -234,7 +236,7 @@ def test_literature_predicts_nothing() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(PREDICTORS) - {"literature"}))
 @pytest.mark.parametrize("seed", range(12))
-def test_the_interval_contains_the_prediction(name: str, seed: int) -> None:
+def test_the_interval_contains_the_prediction(name: Any, seed: int) -> None:
     chance = random.Random(seed)
     causes = [TRANSFORM, ARITHMETIC, BANDWIDTH, OPTIMIZER]
     stages = some_stages(
@@ -259,7 +261,10 @@ def test_the_interval_contains_the_prediction(name: str, seed: int) -> None:
 
 
 def test_steps_that_vary_widen_the_interval() -> None:
-    calm, noisy = predicted("remove", OPTIMIZER), predicted("remove", TRANSFORM, stages=some_stages())
+    calm, noisy = (
+        predicted("remove", OPTIMIZER),
+        predicted("remove", TRANSFORM, stages=some_stages()),
+    )
     spread = predicted("remove", TRANSFORM, stages=some_stages(), spread=0.4)
 
     assert calm.high == calm.low

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from stepscope.profiler import profile
 from stepscope.profiler.format import Profile
+from stepscope.profiler.storage import load
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +44,4 @@ def recorded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recorded(recorded_file: Path) -> Profile:
     """What is in `recorded_file`; not to be changed."""
-    from stepscope.profiler.storage import load
-
     return load(recorded_file)

@@ -4,7 +4,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from loops import (
@@ -210,9 +210,14 @@ def test_the_files_a_worker_reads_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_exception_of_the_dataset_arrives(tmp_path: Path, workers: int) -> None:
-    loader = DataLoader(BrokenPoints(16), batch_size=2, num_workers=workers)
+    loader = DataLoader(
+        BrokenPoints(16), batch_size=2, num_workers=workers, persistent_workers=workers > 0
+    )
     with pytest.raises(LookupError, match="sample 5 is broken"):
         record(tmp_path / "profile.json", epochs(loader))
+    if workers:  # left to the garbage collector, PyTorch waits 5 s for each of them
+        assert loader._iterator is not None
+        cast(Any, loader._iterator)._shutdown_workers()
 
 
 def test_the_start_of_workers_is_no_waiting_for_data(tmp_path: Path) -> None:
@@ -239,7 +244,7 @@ def test_pairs_of_loaders_are_followed(tmp_path: Path) -> None:
     assert sum(steps.total for steps in all_steps(result)) == 2
 
 
-# What workers leave behind ----------------------------------------------------------------------
+# What workers leave behind ------------------------------------------------------------------------
 
 
 def description(**changes: Any) -> Loader:

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+from builders import a_data_bound_run
+
+from stepscope.advisor.advise import advise
+from stepscope.advisor.causes import CATEGORIES, CAUSES
+from stepscope.advisor.engine import fill, judge
+from stepscope.advisor.fact_names import fact_name
+from stepscope.advisor.facts import Facts
+from stepscope.advisor.knowledge import (
+    Case,
+    Condition,
+    KnowledgeError,
+    Method,
+    Predictor,
+    Rule,
+    load_knowledge,
+)
+from stepscope.advisor.predict import PREDICTORS
+
+KNOWLEDGE = load_knowledge()
+ROOT = Path(str(files("stepscope.rules")))
+CASES = [
+    pytest.param(rule, case, truth, id=f"{rule.id}-{name}-{i}")
+    for rule in KNOWLEDGE.rules.values()
+    for name, truth in (("fires", True), ("silent", False), ("unknown", None))
+    for i, case in enumerate(getattr(rule.fixtures, name))
+]
+PLACE = re.compile(r"\{([^{}]*)\}")
+
+every_rule = pytest.mark.parametrize("rule", KNOWLEDGE.rules.values(), ids=lambda r: r.id)
+every_method = pytest.mark.parametrize("method", KNOWLEDGE.methods.values(), ids=lambda m: m.id)
+
+
+@pytest.mark.parametrize(("rule", "case", "truth"), CASES)
+def test_a_rule_judges_its_fixtures_as_it_says(rule: Rule, case: Case, truth: bool | None) -> None:
+    found = judge(rule, case.facts)
+
+    assert found.truth is truth, f"{case.note}: {found.deciding}"
+    assert bool(found.missing) is (truth is None)
+
+
+@every_rule
+def test_a_rule_is_complete(rule: Rule) -> None:
+    assert rule.fixtures.fires
+    assert rule.fixtures.silent
+    assert rule.fixtures.unknown
+    assert rule.advise
+    assert rule.title[0].isupper()
+    assert not rule.title.endswith(".")
+    assert rule.why.rstrip().endswith(".")
+    assert rule.evidence.rstrip().endswith(".")
+    assert all(threshold.reason.strip() for threshold in rule.thresholds.values())
+    assert all(reference.strip() for reference in rule.references)
+
+
+@every_rule
+def test_a_rule_names_only_what_exists(rule: Rule) -> None:
+    places = PLACE.findall(rule.evidence)
+    assert places
+    assert [name for name in places if fact_name(name) is None] == []
+    cases = [*rule.fixtures.fires, *rule.fixtures.silent, *rule.fixtures.unknown]
+    named = {name for case in cases for name in case.facts}
+    assert {name for name in named if fact_name(name) is None} == set()
+    used = {leaf.threshold for leaf in rule.when.comparisons()} - {None}
+    assert used == set(rule.thresholds)
+
+
+@every_rule
+def test_the_values_of_fixtures_fit_their_facts(rule: Rule) -> None:
+    for case in [*rule.fixtures.fires, *rule.fixtures.silent, *rule.fixtures.unknown]:
+        for name, value in case.facts.items():
+            known = fact_name(name)
+            assert known is not None
+            assert isinstance(value, bool) == (known.unit == "flag"), name
+            assert isinstance(value, str) == (known.unit == "text"), name
+
+
+@every_rule
+def test_evidence_reads_as_a_sentence_once_filled(rule: Rule) -> None:
+    facts: Facts = dict.fromkeys(PLACE.findall(rule.evidence), 1)
+
+    filled = fill(rule.evidence, facts)
+
+    assert "{" not in filled
+    assert "not measured" not in filled
+
+
+@every_rule
+def test_a_rule_advises_something_that_relieves_its_cause(rule: Rule) -> None:
+    relieved = {cause for name in rule.advise for cause in KNOWLEDGE.methods[name].helps}
+
+    assert rule.cause in relieved
+    assert len(set(rule.advise)) == len(rule.advise)
+
+
+@every_rule
+def test_the_root_of_a_symptom_is_not_its_symptom(rule: Rule) -> None:
+    for name in rule.suppressed_by:
+        assert rule.id != name
+        assert rule.id not in KNOWLEDGE.rules[name].suppressed_by
+
+
+@every_method
+def test_a_method_is_complete(method: Method) -> None:
+    assert method.predictor.name in PREDICTORS
+    assert method.helps
+    assert not set(method.helps) & set(method.loads)
+    assert method.actions
+    assert method.how_to.strip()
+    for text in (method.name, method.summary, method.quality_risk, method.when_not):
+        assert text.strip()
+    assert method.effect.text.strip()
+    assert method.effect.source.strip()
+    for citation in method.citations:
+        assert citation.arxiv is None or re.fullmatch(r"\d{4}\.\d{4,5}", citation.arxiv)
+    needs_causes = method.predictor.name in {"remove", "at_most", "rarer"}
+    assert bool(method.predictor.causes) is needs_causes
+
+
+@every_method
+def test_a_prediction_removes_only_what_the_method_relieves(method: Method) -> None:
+    assert set(method.predictor.causes) <= set(method.helps)
+
+
+def test_every_method_is_advised_by_some_rule() -> None:
+    advised = {name for rule in KNOWLEDGE.rules.values() for name in rule.advise}
+
+    assert set(KNOWLEDGE.methods) - advised == set()
+
+
+def test_there_is_something_for_every_category() -> None:
+    assert len(KNOWLEDGE.rules) >= 10
+    assert len(KNOWLEDGE.methods) >= 25
+    assert {CAUSES[rule.cause].category for rule in KNOWLEDGE.rules.values()} == set(CATEGORIES)
+    helped = {CAUSES[cause].category for m in KNOWLEDGE.methods.values() for cause in m.helps}
+    assert helped == set(CATEGORIES)
+
+
+def test_the_five_actions_and_all_components_occur() -> None:
+    methods = KNOWLEDGE.methods.values()
+
+    actions = {action for method in methods for action in method.actions}
+    assert actions == {"remove", "restrict", "reorder", "replace", "retrofit"}
+    components = {method.component for method in methods}
+    assert components == {"function", "data", "optimization", "systems"}
+
+
+def test_every_file_is_loaded_once() -> None:
+    names = [path.stem for path in ROOT.rglob("*.yaml")]
+
+    assert sorted(names) == sorted([*KNOWLEDGE.rules, *KNOWLEDGE.methods])
+    assert {path.suffix for path in ROOT.rglob("*") if path.is_file()} <= {
+        ".yaml",
+        ".py",
+        "",
+        ".pyc",
+        ".typed",
+    }
+
+
+def test_files_lie_where_they_belong() -> None:
+    for path in ROOT.glob("detect/*/*.yaml"):
+        assert KNOWLEDGE.rules[path.stem].cause.startswith(f"{path.parent.name}.")
+    for path in ROOT.glob("methods/*/*.yaml"):
+        assert KNOWLEDGE.methods[path.stem].component == path.parent.name
+
+
+def test_the_format_and_the_predictors_agree() -> None:
+    assert set(get_args(get_type_hints(Predictor)["name"])) == set(PREDICTORS)
+
+
+def test_threshold_names_are_those_of_the_rules() -> None:
+    assert {"healthy_gain", "worthwhile_gain"} <= KNOWLEDGE.threshold_names()
+
+
+def text_of(kind: str, name: str) -> str:
+    return next((ROOT / kind).rglob(f"{name}.yaml")).read_text(encoding="utf-8")
+
+
+def written(folder: Path, kind: str, name: str, text: str | bytes) -> Path:
+    """`folder` with one rule or method in it."""
+    path = folder / kind / "mine" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def line_with(text: str, part: str) -> int:
+    return next(i for i, line in enumerate(text.splitlines(), 1) if part in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "key"),
+    [
+        ("title: ", "title: [", "cause:", None),
+        ("advise: ", "colour: red\nadvise: ", "colour:", "colour"),
+        ("default: 0.05", "default: much", "thresholds:", "thresholds[...].default"),
+        ("threshold: worthwhile_gain}", "value: [1]}", "op:", "when.all[0].value"),
+        ('op: ">="', 'op: "=~"', "op:", "when.all[0].op"),
+        ('op: ">=", ', "", "fact:", "when.all[0]"),
+        ("fact: gain.", "fact: gaim.", "gaim.", "when"),
+        ("threshold: worthwhile_gain", "threshold: unheard_of", "unheard_of", "when"),
+        ("threshold: worthwhile_gain", "value: high", "value: high", "when"),
+        ("threshold: worthwhile_gain", "other: torch.autocast", "torch.autocast", "when"),
+        ("cause: cpu_preprocessing.", "cause: cpu.", "cause:", "cause"),
+        ("sy-collate", "sy-conjure", "sy-conjure", "advise"),
+        ("advise: ", "suppressed_by: [nobody]\nadvise: ", "nobody", "suppressed_by"),
+        ("id: slow_collate", "id: slow_colatte", "id:", "id"),
+    ],
+)
+def test_a_bad_rule_is_refused_with_file_line_and_key(
+    tmp_path: Path, old: str, new: str, at: str, key: str | None
+) -> None:
+    text = text_of("detect", "slow_collate")
+    assert old in text
+    changed = text.replace(old, new, 1)
+    path = written(tmp_path, "detect", "slow_collate", changed)
+
+    with pytest.raises(KnowledgeError) as caught:
+        load_knowledge([tmp_path])
+
+    message = str(caught.value)
+    place, _, reason = message.removeprefix(f"{path}:").partition(": ")
+    assert message.startswith(f"{path}:")
+    assert int(place) == line_with(changed, at)
+    assert (f"`{key}`" if key else "is not YAML") in reason
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "detect", "mine", "id: mine\n")
+
+    with pytest.raises(KnowledgeError, match=re.escape(f"{path}:1: ") + ".*required field `title`"):
+        load_knowledge([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "at", "key"),
+    [
+        ("predictor: {name: workers}", "predictor: {name: wishes}", "wishes", "predictor.name"),
+        (
+            "predictor: {name: workers}",
+            "predictor: {name: remove, causes: [x.y]}",
+            "x.y",
+            "predictor",
+        ),
+        ("kind: exact", "kind: magic", "kind:", "kind"),
+        ("helps:", "helps:\n  - data_loading.luck", "data_loading.luck", "helps"),
+        ("loads: [", "loads: [memory.luck, ", "memory.luck", "loads"),
+        ("conflicts_with: [", "conflicts_with: [sy-none, ", "sy-none", "conflicts_with"),
+        (
+            "tempting:",
+            "requires: {fact: no.fact, op: '>', value: 1}\ntempting:",
+            "no.fact",
+            "requires",
+        ),
+        (
+            "tempting:",
+            "already_on: {fact: loader.pin_memory, op: '>', value: true}\ntempting:",
+            "already_on",
+            "already_on",
+        ),
+        (
+            "tempting:",
+            "requires: {fact: gpu.count, op: '>', threshold: some}\ntempting:",
+            "some",
+            "requires",
+        ),
+    ],
+)
+def test_a_bad_method_is_refused_with_file_line_and_key(
+    tmp_path: Path, old: str, new: str, at: str, key: str
+) -> None:
+    text = text_of("methods", "sy-workers")
+    assert old in text
+    changed = text.replace(old, new, 1)
+    path = written(tmp_path, "methods", "sy-workers", changed)
+
+    with pytest.raises(KnowledgeError) as caught:
+        load_knowledge([tmp_path])
+
+    assert str(caught.value).startswith(f"{path}:{line_with(changed, at)}: `{key}`: ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"- a list\n",
+        b"just words\n",
+        b"a: \x00\n",
+        "title: ä".encode("latin-1"),
+        b"\xff\xfe",
+        b"a: &a [*b]",
+    ],
+)
+def test_files_that_are_no_mapping_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = written(tmp_path, "detect", "mine", content)
+
+    with pytest.raises(KnowledgeError, match=re.escape(f"{path}:1: ")):
+        load_knowledge([tmp_path])
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KnowledgeError, match="no such directory"):
+        load_knowledge([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Condition,
+        lambda: Condition(fact="run.steps"),
+        lambda: Condition(fact="run.steps", op=">"),
+        lambda: Condition(fact="run.steps", op=">", value=1, threshold="much"),
+        lambda: Condition(fact="run.steps", op=">", value=1, all=[]),
+        lambda: Condition(all=[], any=[]),
+        lambda: Condition(all=[], op=">"),
+    ],
+)
+def test_a_condition_has_exactly_one_form(make: Callable[[], Condition]) -> None:
+    with pytest.raises(ValueError, match=r"condition|comparison|takes no"):
+        make()
+
+
+def test_a_users_rule_replaces_the_one_of_the_same_name(tmp_path: Path) -> None:
+    text = text_of("detect", "slow_transform")
+    changed = re.sub(r"^title: .*$", "title: Our own words for it", text, flags=re.MULTILINE)
+    written(tmp_path, "detect", "slow_transform", changed)
+
+    mine = load_knowledge([tmp_path])
+
+    assert set(mine.rules) == set(KNOWLEDGE.rules)
+    findings = advise(a_data_bound_run(), mine).findings
+    assert "Our own words for it" in [finding.title for finding in findings]
+
+
+def test_a_users_rule_and_method_join_the_others(tmp_path: Path) -> None:
+    method = text_of("methods", "sy-collate").replace("id: sy-collate", "id: my-method", 1)
+    rule = text_of("detect", "slow_transform").replace("id: slow_transform", "id: my_rule", 1)
+    rule = re.sub(r"^advise:", "advise:\n  - my-method", rule, flags=re.MULTILINE)
+    written(tmp_path, "methods", "my-method", method)
+    written(tmp_path, "detect", "my_rule", rule)
+
+    mine = load_knowledge([tmp_path])
+
+    assert set(mine.rules) - set(KNOWLEDGE.rules) == {"my_rule"}
+    assert mine.rules["my_rule"].advise[0] == "my-method"
+    fired = [finding.rule for finding in advise(a_data_bound_run(), mine).findings]
+    assert {"my_rule", "slow_transform"} <= set(fired)
+
+
+def test_later_folders_win(tmp_path: Path) -> None:
+    text = text_of("detect", "slow_collate")
+    for name in ("first", "second"):
+        changed = re.sub(r"^title: .*$", f"title: The {name}", text, flags=re.MULTILINE)
+        written(tmp_path / name, "detect", "slow_collate", changed)
+
+    mine = load_knowledge([tmp_path / "first", tmp_path / "second"])
+
+    assert mine.rules["slow_collate"].title == "The second"
