@@ -22,7 +22,15 @@ from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement, measure
 from stepscope.advisor.notes import environment_of, missing_signals, notes_of
-from stepscope.advisor.plan import WORTHWHILE, Plan, bottleneck, evaluate, in_use, make_plan, possible
+from stepscope.advisor.plan import (
+    WORTHWHILE,
+    Plan,
+    bottleneck,
+    evaluate,
+    in_use,
+    make_plan,
+    possible,
+)
 from stepscope.advisor.predict import gain
 from stepscope.advisor.wording import cause_label, duration, share, speedup, speedup_interval
 from stepscope.profiler.format import Profile
@@ -56,12 +64,13 @@ def advise(
     findings = _findings(judgements, knowledge, profile, measurement, facts)
     advised = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
     plan = make_plan(advised, knowledge, profile, measurement, facts)
-    healthy = _is_healthy(findings, knowledge, thresholds.get("healthy_gain", HEALTHY_GAIN))
+    limit = thresholds.get("healthy_gain", HEALTHY_GAIN)
+    best = _best_exact(findings, knowledge)
     return Advice(
         schema=SCHEMA,
         tool_version=version(),
         source=source,
-        verdict=_verdict(measurement, plan, healthy),
+        verdict=_verdict(measurement, plan, best, limit),
         step_seconds=measurement.breakdown.step_seconds,
         breakdown=_breakdown(measurement),
         plan=plan.steps,
@@ -174,18 +183,22 @@ def _recommend(method: Method, profile: Profile, measurement: Measurement) -> Re
     )
 
 
-def _is_healthy(findings: list[Finding], knowledge: Knowledge, limit: float) -> bool:
-    return not any(
-        r.kind == "exact"
-        and not knowledge.methods[r.method].outside
-        and r.predicted is not None
-        and r.predicted.speedup >= 1 + limit
-        for f in findings
-        for r in f.recommendations
+def _best_exact(findings: list[Finding], knowledge: Knowledge) -> float:
+    """The largest speedup that an exact change of the program is predicted to give."""
+    return max(
+        (
+            r.predicted.speedup
+            for f in findings
+            for r in f.recommendations
+            if r.kind == "exact"
+            and r.predicted is not None
+            and not knowledge.methods[r.method].outside
+        ),
+        default=1.0,
     )
 
 
-def _verdict(measurement: Measurement, plan: Plan, healthy: bool) -> Verdict:
+def _verdict(measurement: Measurement, plan: Plan, best: float, limit: float) -> Verdict:
     cause = bottleneck(measurement.stages)
     interval = measurement.breakdown.causes.get(cause)
     part = interval.share if interval else 0.0
@@ -194,14 +207,17 @@ def _verdict(measurement: Measurement, plan: Plan, healthy: bool) -> Verdict:
         f"{share(part)} of each step ({duration(part * step)} of {duration(step)}) goes to "
         f"{cause_label(cause)}"
     )
-    exact = [s for s in plan.steps if s.kind == "exact"]
+    healthy = best < 1 + limit
     if healthy:
-        sentence = f"Nothing to fix: {where}, and no exact change is predicted to gain 10 % or more"
-        if exact:
-            best = exact[0].predicted.speedup
+        sentence = (
+            f"Nothing to fix: {where}, and no exact change is predicted to gain "
+            f"{share(limit)} or more"
+        )
+        if best > 1.0:
             sentence += f" (the best one gains {share(best - 1)})"
         sentence += "."
     else:
+        exact = [s for s in plan.steps if s.kind == "exact"]
         first = (exact or plan.steps)[0] if plan.steps else None
         sentence = f"{where[0].upper()}{where[1:]}."
         if first is not None:
@@ -233,6 +249,8 @@ def _left(plan: Plan) -> str:
     cause = bottleneck(plan.after)
     rest = gain(plan.after, cause)
     begin = "After these steps" if plan.steps else "As it is"
+    if rest < 0.01:
+        return f"{begin} no single cause holds the step back: removing any one gains nothing."
     return (
         f"{begin} the step is held by {cause_label(cause)}; if that cost nothing at all, "
         f"it would be {speedup(1 + rest)} as fast."
@@ -282,7 +300,7 @@ def _not_evaluated(judgements: list[Judgement]) -> list[NotMeasured]:
             entries.append(
                 NotMeasured(
                     what=f"rule {judgement.rule.id}: {judgement.rule.title}",
-                    reason=f"not measured: {', '.join(judgement.missing)}",
+                    reason=f"not measured: {', '.join(dict.fromkeys(judgement.missing))}",
                     remedy=f"needs: {meaning}",
                 )
             )

@@ -139,15 +139,16 @@ def _fetching(facts: _Draft, loader: Loader, measurement: Measurement) -> None:
 
 def _processors(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
     stages = measurement.stages
-    facts["cpu.usable_cores"] = stages.cores
+    cores = max(1e-3, profile.environment.usable_cores)
+    facts["cpu.usable_cores"] = cores
     demand = stages.demand / measurement.breakdown.step_seconds
     facts["cpu.demand_cores"] = demand
-    facts["cpu.saturation"] = demand / stages.cores
+    facts["cpu.saturation"] = demand / cores
     foreign = foreign_cores(profile)
     facts["cpu.foreign_cores"] = foreign
     if foreign is not None:
-        facts["cpu.spare_cores"] = max(0.0, stages.cores - demand - foreign)
-    facts["cpu.processes_per_core"] = (1 + stages.workers) / stages.cores
+        facts["cpu.spare_cores"] = max(0.0, cores - demand - foreign)
+    facts["cpu.processes_per_core"] = (1 + stages.workers) / cores
 
 
 def _torch(facts: _Draft, profile: Profile, measurement: Measurement) -> None:

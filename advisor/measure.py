@@ -310,6 +310,10 @@ class _Sources:
             for cause in {**seconds, **by_use}
         }
 
+    def _free_cores(self, block: _Block) -> float:
+        """Cores this job can have: what others leave, and never less than it has now."""
+        return max(self.cores - (self.foreign or 0.0), self._demand(block) / block.wall)
+
     def fullness(self, block: _Block) -> float:
         """0 while cores are free, 1 when this job alone keeps all of them busy."""
         return _ramp(self._demand(block) / (block.wall * self.cores), 0.6, 0.9)
@@ -381,7 +385,7 @@ class _Sources:
         cpu_main = {c: process_cpu * s / busy for c, s in both.items()} if busy else {}
         stages = Stages(
             workers=self.workers,
-            cores=self.cores,
+            cores=self._free_cores(block),
             main=main,
             pauses=pauses,
             fetch=fetch,

@@ -108,7 +108,9 @@ def _at_most(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
 def _rarer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
     """Less often, until it costs a hundredth of the step: what to do, not how much it gains."""
     seconds = sum(
-        stage.get(cause, 0.0) for cause in predictor.causes for stage in (stages.main, stages.pauses)
+        stage.get(cause, 0.0)
+        for cause in predictor.causes
+        for stage in (stages.main, stages.pauses)
     )
     if seconds <= 0:
         return Outcome(lambda s: s, "it takes no time as it is")
@@ -157,7 +159,8 @@ def _smooth(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome |
 
 def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
     """More intra-op threads: arithmetic and bandwidth at best divide by the ratio of threads."""
-    ratio = stages.cores / max(1, stages.threads)
+    threads = int(stages.cores + 0.25)  # a core that others use a little still counts
+    ratio = threads / max(1, stages.threads)
     if ratio <= 1.0 or profile.environment.gpus:
         return None
 
@@ -167,7 +170,7 @@ def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome 
 
     return Outcome(
         lambda s: faster(s, 1 + (ratio - 1) / 2),
-        f"torch.set_num_threads({int(stages.cores)}); half of the ideal scaling",
+        f"torch.set_num_threads({threads}); half of the ideal scaling",
         best=lambda s: faster(s, ratio),
         bound=True,
     )

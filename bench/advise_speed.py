@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from stepscope.profiler import profile
+
 RUNS = 9
 
 
@@ -30,8 +32,6 @@ def wall_seconds(command: list[str]) -> float:
 
 def long_profile(path: Path, steps: int = 1_000_000) -> None:
     """A recording of `steps` empty steps with plausible columns."""
-    from stepscope.profiler import profile
-
     with profile(path, operator_steps=0) as prof:
         recorder = prof._recording.recorder
         chance = random.Random(0)
@@ -51,7 +51,9 @@ def main() -> None:
         print(f"advise --help       {wall_seconds([*advise, '--help']) * 1e3:7.0f} ms")
         command = [*advise, str(path), "--html", str(html)]
         print(f"advise profile.json {wall_seconds(command) * 1e3:7.0f} ms")
-        print(f"profile {path.stat().st_size / 1e6:.2f} MB, report {html.stat().st_size / 1e6:.2f} MB")
+        print(
+            f"profile {path.stat().st_size / 1e6:.2f} MB, report {html.stat().st_size / 1e6:.2f} MB"
+        )
 
 
 if __name__ == "__main__":

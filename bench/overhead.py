@@ -1,9 +1,9 @@
 """What recording costs: the same loop bare and profiled, interleaved in one process.
 
-Main thread: two loops of about 2 ms and 20 ms a step over batches that are already there, in
-alternating blocks of steps. Workers: fetches of a cheap data set, timed and not, in alternating
-blocks. Quoted is the processor time of the thread, which other tenants of the machine disturb
-less than wall time; the wall time stands beside it.
+Main thread: two loops of about 2 ms and 20 ms a step inside one open recording, whose probes are
+taken out for every other block of steps, so that both sides meet the same machine. Workers: fetches
+of a cheap data set, timed and not, in alternating blocks. Quoted are medians of paired differences
+and the difference of the best blocks, of the thread's processor time and of wall time.
 
     python bench/overhead.py [--blocks 30]
 """
@@ -15,14 +15,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import TensorDataset, _DatasetKind, default_collate
 
 from stepscope.profiler import profile
 from stepscope.profiler.fetching import FetchTimer
+from stepscope.profiler.probes import install_all
 from stepscope.profiler.ring import RingReader, RingWriter
 
 
@@ -44,46 +45,77 @@ class Loop:
         self.optimizer.step()
 
 
-def block(loop: Loop, steps: int, context: profile | None) -> tuple[float, float]:
-    """CPU and wall seconds per step of the loop's thread, the profiler's set-up left out."""
-    batches = range(steps)
-    with context or nullcontext() as prof:
-        iterator = iter(prof.steps(batches) if prof else batches)
-        for _ in range(steps // 10):  # past the warm-up of either kind
-            next(iterator)
-            loop.step()
-        cpu, wall = time.thread_time(), time.perf_counter()
-        done = 0
-        for _ in iterator:
-            loop.step()
-            done += 1
-        return (time.thread_time() - cpu) / done, (time.perf_counter() - wall) / done
+Seconds = tuple[float, float]
 
 
-def interleaved(blocks: int, one: Callable[[], tuple[float, float]], other: Callable[[], tuple[float, float]]) -> dict[str, float]:
-    """Medians of paired differences and ratios, other minus one."""
-    pairs = [(one(), other()) if i % 2 else tuple(reversed((other(), one()))) for i in range(blocks)]
+def timed(run: Callable[[], object], times: int) -> Seconds:
+    """CPU and wall seconds per call of `run`, in the calling thread."""
+    cpu, wall = time.thread_time(), time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.thread_time() - cpu) / times, (time.perf_counter() - wall) / times
+
+
+def interleaved(
+    blocks: int, bare: Callable[[], Seconds], profiled: Callable[[], Seconds]
+) -> dict[str, float]:
+    """Microseconds per call: bare, added (median of pairs) and added (best of each side)."""
+    pairs = []
+    for i in range(blocks):
+        if i % 2:
+            pairs.append((bare(), profiled()))
+        else:
+            second = profiled()
+            pairs.append((bare(), second))
     result = {}
     for number, kind in enumerate(("cpu", "wall")):
-        bare = [a[number] for a, _ in pairs]
-        with_ = [b[number] for _, b in pairs]
-        result[f"{kind}_bare_us"] = statistics.median(bare) * 1e6
-        result[f"{kind}_added_us"] = statistics.median(b - a for a, b in zip(bare, with_, strict=True)) * 1e6
-        result[f"{kind}_ratio"] = statistics.median(b / a for a, b in zip(bare, with_, strict=True))
-        result[f"{kind}_best_added_us"] = (min(with_) - min(bare)) * 1e6
+        one, other = ([pair[side][number] * 1e6 for pair in pairs] for side in (0, 1))
+        result[f"{kind}_bare_us"] = statistics.median(one)
+        differences = (b - a for a, b in zip(one, other, strict=True))
+        result[f"{kind}_added_us"] = statistics.median(differences)
+        result[f"{kind}_added_best_us"] = min(other) - min(one)
     return result
 
 
 def main_thread(blocks: int, width: int, depth: int, steps: int) -> dict[str, float]:
+    """Cost per step on the training thread, `steps` steps per block."""
     loop = Loop(width, depth)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "profile.json")
-        block(loop, steps, None)
-        return interleaved(
-            blocks,
-            lambda: block(loop, steps, None),
-            lambda: block(loop, steps, profile(path, operator_steps=0)),
-        )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        profile(Path(folder, "profile.json"), operator_steps=0) as prof,
+    ):
+        recording = prof._recording
+        assert recording is not None
+        recorder = recording.recorder
+        thread = recorder.thread
+
+        def bare() -> Seconds:
+            recording._patches.close()
+            recorder.thread = -1
+            batches = iter(range(10 * steps))
+
+            def step() -> None:
+                next(batches)
+                loop.step()
+
+            timed(step, steps // 5)
+            return timed(step, steps)
+
+        def profiled() -> Seconds:
+            recording._patches.close()
+            recorder.on_step.clear()
+            recorder.thread = thread
+            install_all(recorder, recording._patches, recording.observed)
+            batches = iter(prof.steps(range(10 * steps)))
+
+            def step() -> None:
+                next(batches)
+                loop.step()
+
+            timed(step, steps // 5)
+            return timed(step, steps)
+
+        return interleaved(blocks, bare, profiled)
 
 
 def worker(blocks: int, batches: int = 300) -> dict[str, float]:
@@ -91,32 +123,30 @@ def worker(blocks: int, batches: int = 300) -> dict[str, float]:
     dataset = TensorDataset(torch.randn(4096, 16), torch.zeros(4096))
     indices = list(range(64))
 
-    def fetcher() -> object:
+    def fetcher() -> Any:
         return _DatasetKind.create_fetcher(_DatasetKind.Map, dataset, True, default_collate, False)
 
-    def run(fetch: Callable[[list[int]], object]) -> tuple[float, float]:
-        cpu, wall = time.thread_time(), time.perf_counter()
-        for _ in range(batches):
-            fetch(indices)
-        return (time.thread_time() - cpu) / batches, (time.perf_counter() - wall) / batches
-
     with tempfile.TemporaryDirectory() as folder:
-        bare, timed = fetcher(), fetcher()
+        bare, watched = fetcher(), fetcher()
         path = Path(folder, "0.ring")
-        FetchTimer(RingWriter(path, 0).append).attach(timed)
-        result = interleaved(blocks, lambda: run(bare.fetch), lambda: run(timed.fetch))  # type: ignore[attr-defined]
+        FetchTimer(RingWriter(path, 0).append).attach(watched)
+        result = interleaved(
+            blocks,
+            lambda: timed(lambda: bare.fetch(indices), batches),
+            lambda: timed(lambda: watched.fetch(indices), batches),
+        )
         assert RingReader(path).drain()
         return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--blocks", type=int, default=30)
     blocks = parser.parse_args().blocks
     torch.set_num_threads(1)
     for name, figures in (
-        ("step of ~2 ms", main_thread(blocks, 256, 4, 200)),
-        ("step of ~20 ms", main_thread(blocks, 512, 24, 30)),
+        ("step of ~2 ms", main_thread(blocks, 256, 4, 60)),
+        ("step of ~20 ms", main_thread(blocks, 512, 8, 10)),
         ("worker batch", worker(blocks)),
     ):
         print(f"{name:15}", "  ".join(f"{key} {value:9.3f}" for key, value in figures.items()))
