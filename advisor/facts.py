@@ -10,8 +10,9 @@ from statistics import median
 
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fact_names import fact_name
+from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Value
-from stepscope.advisor.measure import Measurement, fetch_totals, foreign_cores, training_loader
+from stepscope.advisor.measure import Measurement, foreign_cores
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import gain
 from stepscope.profiler.format import Histogram, Loader, Optimizer, Profile, Steps

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
+from stepscope.advisor.blocks import Block, blocks_of, summed
 from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.fetch import Fetch, fetch_composition, fetch_totals, training_loader
 from stepscope.advisor.operators import ComputeSplit, split_compute
 from stepscope.advisor.stages import Stages
-from stepscope.profiler.format import FetchTotals, Loader, Profile, Steps
+from stepscope.profiler.format import Profile
 
-BLOCKS = 64
 RESAMPLES = 40
-HANDOVER_SYSTEM_SHARE = 0.4
-"""A collate function that spends more than this part of its processor time in the kernel is
-filling fresh shared-memory pages: that is the hand-over, not the collating."""
-READS_FROM_FILES = 4096
-"""Bytes per batch above which a blocked fetch is called a read from files."""
 
 _PHASES = {
     "optimizer": "compute.optimizer",
@@ -81,13 +76,13 @@ def measure(profile: Profile) -> Measurement:
         raise NoStepsError(
             f"only {steady.total} training steps were recorded; profile at least 20, better 100"
         )
-    blocks = [block for block in _blocks(steady) if block.wall > 0]
+    blocks = [block for block in blocks_of(steady) if block.wall > 0]
     if not blocks:
         raise NoStepsError("no training step took any time; record the profile again")
     sources = _Sources(profile)
-    whole = _summed(blocks)
+    whole = summed(blocks)
     random_ = random.Random(0)  # the same profile gives the same advice
-    resampled = [_summed(random_.choices(blocks, k=len(blocks))) for _ in range(RESAMPLES)]
+    resampled = [summed(random_.choices(blocks, k=len(blocks))) for _ in range(RESAMPLES)]
     shares = _shares(sources.attribute(whole))
     spread = [_shares(sources.attribute(block)) for block in resampled]
     causes = {
@@ -99,118 +94,6 @@ def measure(profile: Profile) -> Measurement:
         stages=sources.stages(whole),
         resamples=[sources.stages(block) for block in resampled],
     )
-
-
-class _Block(NamedTuple):
-    """Sums over some consecutive steps; times in seconds."""
-
-    steps: float
-    wall: float
-    cpu: float
-    process_cpu: float
-    run_delay: float
-    wait_cpu: float
-    wait_run_delay: float
-    phases: dict[str, float]
-
-
-def _blocks(steps: Steps) -> list[_Block]:
-    """Neighbouring rows joined to at most `BLOCKS` blocks, which keeps slow drifts together."""
-    rows = len(steps.first)
-    edges = [round(i * rows / min(BLOCKS, rows)) for i in range(min(BLOCKS, rows) + 1)]
-    zeros = [0] * rows
-    delay, wait_delay = steps.run_delay_ns or zeros, steps.wait_run_delay_ns or zeros
-    return [
-        _Block(
-            steps=sum(steps.count[a:b]),
-            wall=sum(steps.wall_ns[a:b]) / 1e9,
-            cpu=sum(steps.cpu_ns[a:b]) / 1e9,
-            process_cpu=sum(steps.process_cpu_ns[a:b]) / 1e9,
-            run_delay=sum(delay[a:b]) / 1e9,
-            wait_cpu=sum(steps.wait_cpu_ns[a:b]) / 1e9,
-            wait_run_delay=sum(wait_delay[a:b]) / 1e9,
-            phases={name: sum(column[a:b]) / 1e9 for name, column in steps.phases.items()},
-        )
-        for a, b in pairwise(edges)
-    ]
-
-
-def _summed(blocks: list[_Block]) -> _Block:
-    phases: dict[str, float] = {}
-    for block in blocks:
-        for name, seconds in block.phases.items():
-            phases[name] = phases.get(name, 0.0) + seconds
-    return _Block(
-        steps=sum(block.steps for block in blocks),
-        wall=sum(block.wall for block in blocks),
-        cpu=sum(block.cpu for block in blocks),
-        process_cpu=sum(block.process_cpu for block in blocks),
-        run_delay=sum(block.run_delay for block in blocks),
-        wait_cpu=sum(block.wait_cpu for block in blocks),
-        wait_run_delay=sum(block.wait_run_delay for block in blocks),
-        phases=phases,
-    )
-
-
-class Fetch(NamedTuple):
-    """One batch, as one fetcher makes it: seconds by cause, run delay apart."""
-
-    wall: dict[str, float]
-    cpu: dict[str, float]
-    run_delay: float
-
-
-def training_loader(profile: Profile) -> Loader | None:
-    """The loader that feeds the training steps: the one that made most batches for them."""
-    candidates = [each for each in profile.loaders if each.training and each.workers]
-    return max(candidates, key=lambda each: fetch_totals(each).batches, default=None)
-
-
-def fetch_totals(loader: Loader) -> FetchTotals:
-    """The sums of all fetchers of a loader."""
-    totals = FetchTotals()
-    for name in FetchTotals.__struct_fields__:
-        values = [getattr(worker.totals, name) for worker in loader.workers]
-        known = [value for value in values if value is not None]
-        setattr(totals, name, sum(known) if known else None)
-    return totals
-
-
-def fetch_composition(loader: Loader) -> Fetch | None:
-    """Mean seconds per batch by cause; None before the first batch is done."""
-    t = fetch_totals(loader)
-    if not t.batches:
-        return None
-    per = 1e-9 / t.batches
-    delay, collate_delay = t.run_delay_ns or 0, t.collate_run_delay_ns or 0
-    blocked = max(0, t.wall_ns - t.cpu_ns - delay)
-    collate_blocked = max(0, t.collate_ns - t.collate_cpu_ns - collate_delay)
-    item_blocked = max(0, blocked - collate_blocked)
-    item_cpu = max(0, t.cpu_ns - t.collate_cpu_ns)
-    kernel_work = t.collate_system_cpu_ns > HANDOVER_SYSTEM_SHARE * max(1, t.collate_cpu_ns)
-    collate = "cpu_preprocessing.handover" if kernel_work else "cpu_preprocessing.collate"
-    blocked_on = _blocked_on(loader, t, item_blocked)
-    wall = {
-        "cpu_preprocessing.transform": item_cpu * per,
-        collate: (t.collate_cpu_ns + collate_blocked) * per,
-    }
-    cpu = {
-        "cpu_preprocessing.transform": item_cpu * per,
-        collate: t.collate_cpu_ns * per,
-    }
-    wall[blocked_on] = wall.get(blocked_on, 0.0) + item_blocked * per
-    if loader.num_workers:
-        cpu[blocked_on] = cpu.get(blocked_on, 0.0) + t.helper_cpu_ns * per
-    return Fetch(wall, cpu, delay * per)
-
-
-def _blocked_on(loader: Loader, t: FetchTotals, item_blocked: int) -> str:
-    # In the training process the other threads are PyTorch's own; only a worker's are helpers.
-    if loader.num_workers and t.helper_cpu_ns > 0.5 * item_blocked:
-        return "cpu_preprocessing.transform"
-    if t.major_faults or (t.read_bytes or 0) > READS_FROM_FILES * t.batches:
-        return "data_loading.storage"
-    return "data_loading.network"
 
 
 class _Sources:
@@ -240,7 +123,7 @@ class _Sources:
             several * fetch.run_delay,
         )
 
-    def own_delay_share(self, block: _Block) -> float:
+    def own_delay_share(self, block: Block) -> float:
         """Which part of waiting for a core this job causes itself.
 
         A thread waits because others run: our own (the rest of the job's processor time) or
@@ -252,11 +135,11 @@ class _Sources:
         total = own + self.foreign
         return own / total if total > 0 else 0.0
 
-    def _demand(self, block: _Block) -> float:
+    def _demand(self, block: Block) -> float:
         fetched = sum(self.fetch.cpu.values()) if self.fetch and self.workers else 0.0
         return block.process_cpu + fetched * block.steps
 
-    def main_causes(self, block: _Block) -> dict[str, float]:
+    def main_causes(self, block: Block) -> dict[str, float]:
         """Wall time of the training thread by cause, waiting for data left out."""
         seconds: dict[str, float] = {}
         for phase, spent in block.phases.items():
@@ -271,7 +154,7 @@ class _Sources:
         self._take_out_communication(seconds, block)
         return seconds
 
-    def _take_out_communication(self, seconds: dict[str, float], block: _Block) -> None:
+    def _take_out_communication(self, seconds: dict[str, float], block: Block) -> None:
         """Backward contains the exchange of gradients that nothing hides."""
         exposed = min(self.exposed * 1e-9 * block.steps, block.phases.get("backward", 0.0))
         compute = sum(seconds.get(cause, 0.0) for cause in _COMPUTE)
@@ -280,7 +163,7 @@ class _Sources:
                 seconds[cause] = seconds.get(cause, 0.0) * (1 - exposed / compute)
             seconds["communication.collective"] = exposed
 
-    def attribute(self, block: _Block) -> dict[str, float]:
+    def attribute(self, block: Block) -> dict[str, float]:
         """Seconds of the block's wall time by cause; sums to its wall time."""
         own = self.own_delay_share(block)
         seconds = self.main_causes(block)
@@ -290,7 +173,7 @@ class _Sources:
             seconds[cause] = seconds.get(cause, 0.0) + part
         return self._by_processor_time(seconds, block)
 
-    def _by_processor_time(self, seconds: dict[str, float], block: _Block) -> dict[str, float]:
+    def _by_processor_time(self, seconds: dict[str, float], block: Block) -> dict[str, float]:
         """As far as the cores are full, a cause owns the step by the processor time it uses.
 
         Then nobody waits for long, everybody is slow, and a step takes as long as the cores need
@@ -310,15 +193,15 @@ class _Sources:
             for cause in {**seconds, **by_use}
         }
 
-    def _free_cores(self, block: _Block) -> float:
+    def _free_cores(self, block: Block) -> float:
         """Cores this job can have: what others leave, and never less than it has now."""
         return max(self.cores - (self.foreign or 0.0), self._demand(block) / block.wall)
 
-    def fullness(self, block: _Block) -> float:
+    def fullness(self, block: Block) -> float:
         """0 while cores are free, 1 when this job alone keeps all of them busy."""
         return _ramp(self._demand(block) / (block.wall * self.cores), 0.6, 0.9)
 
-    def _processor_time(self, block: _Block) -> dict[str, float]:
+    def _processor_time(self, block: Block) -> dict[str, float]:
         """Seconds of processor time by cause: the trainer's by its phases, the workers' own."""
         main = self.main_causes(block)
         busy = sum(main.values())
@@ -329,7 +212,7 @@ class _Sources:
             used[cause] = used.get(cause, 0.0) + s
         return used
 
-    def _wait(self, block: _Block, own: float) -> dict[str, float]:
+    def _wait(self, block: Block, own: float) -> dict[str, float]:
         """The time waiting for batches, divided as the making of a batch divides."""
         wait = block.phases.get("data_wait", 0.0)
         if wait <= 0:
@@ -354,7 +237,7 @@ class _Sources:
             parts[cause] = parts.get(cause, 0.0) + wait * part / total if total else 0.0
         return parts
 
-    def stages(self, block: _Block) -> Stages:
+    def stages(self, block: Block) -> Stages:
         """The stages of the pipeline, calibrated to the block's own step time."""
         n = block.steps
         own = self.own_delay_share(block)
@@ -437,7 +320,7 @@ def _compute_parts(split: ComputeSplit) -> tuple[float, float, float]:
     return split.arithmetic, split.bandwidth, split.launch
 
 
-def _wait_without_loader(block: _Block, wait: float) -> dict[str, float]:
+def _wait_without_loader(block: Block, wait: float) -> dict[str, float]:
     """An iterator we cannot look into: its processor time prepares, the rest waits for others."""
     cpu = min(wait, block.wait_cpu)
     starved = min(wait - cpu, block.wait_run_delay)

@@ -17,7 +17,8 @@ from builders import (
 )
 
 from stepscope.advisor.causes import CAUSES
-from stepscope.advisor.measure import NoStepsError, measure, training_loader
+from stepscope.advisor.fetch import training_loader
+from stepscope.advisor.measure import NoStepsError, measure
 from stepscope.profiler.format import Collective, Operator, Profile, Window
 
 WAITING = {"data_wait": 60.0, "forward": 30.0, "python": 10.0}
