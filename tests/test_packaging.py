@@ -145,7 +145,7 @@ def test_nothing_else_is_in_the_wheel(shipped: Shipped) -> None:
 
 
 def test_the_source_archive_holds_what_a_packager_needs(shipped: Shipped) -> None:
-    expected = {"pyproject.toml", "LICENSE", "README.md", "tests/builders.py", "tests/conftest.py"}
+    expected = {"pyproject.toml", "LICENSE", "README.md", "tests/builders.py"}
     expected |= {"tests/test_packaging.py", "docs/advice.schema.json"}
     expected |= {name for name in ("Makefile", "CHANGELOG.md") if (ROOT / name).exists()}
 

@@ -53,7 +53,7 @@ def test_the_batch_is_the_same() -> None:
     assert all((a == b).all() for a, b in zip(plain, timed, strict=True))
     assert record.items == 3
     assert record.wall_ns >= record.collate_ns > 0
-    assert record.wall_ns >= record.cpu_ns > 0
+    assert record.wall_ns + MS >= record.cpu_ns > 0  # two clocks, read one after the other
 
 
 def test_sleeping_is_blocked_time() -> None:
@@ -67,7 +67,7 @@ def test_sleeping_is_blocked_time() -> None:
 def test_computing_is_processor_time() -> None:
     _, record = fetch_once(fetcher_of(SpinningPoints(8, 0.02)), [0, 1, 2])
     assert record.cpu_ns >= 60 * MS
-    assert record.wall_ns >= record.cpu_ns
+    assert record.wall_ns + MS >= record.cpu_ns
     assert blocked(record) < 60 * MS
 
 
