@@ -7,11 +7,15 @@ These types are the file format. `docs/profile.schema.json` is generated from th
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 SCHEMA: Final = "stepscope.profile/1"
+
+Count = Annotated[int, Meta(ge=0)]
+Processors = Annotated[int, Meta(ge=1, le=65_536)]
+Rate = Annotated[float, Meta(gt=0)]
 
 
 class Run(Struct, kw_only=True, omit_defaults=True):
@@ -43,12 +47,12 @@ class Gpu(Struct, kw_only=True, omit_defaults=True):
 class Calibration(Struct, kw_only=True, omit_defaults=True):
     """What this machine does at its best, timed for a few milliseconds after the loop."""
 
-    eager_op_ns: float
+    eager_op_ns: Rate
     """One operator on a one-element tensor, called from Python: dispatch and nothing else."""
-    copy_bytes_per_s: float
+    copy_bytes_per_s: Rate
     """Streaming copy through memory, bytes read plus bytes written."""
-    gemm_fp32_flops: float
-    gemm_bf16_flops: float | None = None
+    gemm_fp32_flops: Rate
+    gemm_bf16_flops: Rate | None = None
     threads: int
     """Intra-op threads in use while timing."""
 
@@ -60,11 +64,11 @@ class Environment(Struct, kw_only=True, omit_defaults=True):
     torch: str
     platform: str
     cpu_model: str | None = None
-    cpu_count: int
+    cpu_count: Processors
     """Logical processors of the machine."""
-    cpu_affinity: int
+    cpu_affinity: Processors
     """Processors that this process may run on."""
-    cpu_quota: float | None = None
+    cpu_quota: Rate | None = None
     """Processors' worth of time that the cgroup grants; None when unlimited."""
     memory_bytes: int
     memory_limit_bytes: int | None = None
@@ -132,9 +136,9 @@ class Configuration(Struct, kw_only=True, omit_defaults=True):
 class Histogram(Struct, kw_only=True):
     """Counts in logarithmic bins: bin `b` holds values in [growth**b, growth**(b+1))."""
 
-    growth: float
-    bins: list[int]
-    counts: list[int]
+    growth: Annotated[float, Meta(gt=1, le=1.1)]
+    bins: list[Annotated[int, Meta(ge=-5_000, le=5_000)]]
+    counts: list[Count]
 
 
 class Steps(Struct, kw_only=True):
@@ -215,8 +219,8 @@ class FetchTotals(Struct, kw_only=True, omit_defaults=True):
     child process or the process's own helper threads.
     """
 
-    batches: int = 0
-    items: int = 0
+    batches: Count = 0
+    items: Count = 0
     wall_ns: int = 0
     cpu_ns: int = 0
     system_cpu_ns: int = 0
@@ -302,7 +306,7 @@ class Window(Struct, kw_only=True):
     """The short torch.profiler window; its steps are kept out of the timeline's statistics."""
 
     first_step: int
-    steps: int
+    steps: Annotated[int, Meta(ge=1)]
     wall_ns: int
     """Wall time of the steps inside, slowed by the recording."""
     forward_backward_ns: int
