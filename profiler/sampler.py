@@ -97,9 +97,10 @@ class Sampler(threading.Thread):
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
         row: list[float | int | None] = [
             time.perf_counter_ns() - self._origin_ns,
-            (now.busy - before.busy) / seconds,
+            # The kernel counts in ticks, and its idle counters may step back: never below zero.
+            max(0.0, now.busy - before.busy) / seconds,
             max(0.0, now.job - before.job) / seconds,
-            (now.steal - before.steal) / seconds,
+            max(0.0, now.steal - before.steal) / seconds,
             psutil.Process().memory_info().rss,
             1 - memory.available / memory.total,
             swap.used,
