@@ -67,14 +67,6 @@ def holds(condition: Condition | None, facts: Facts, unknown: bool) -> bool:
     return unknown if truth is None else truth
 
 
-def describe(condition: Condition) -> str:
-    """A condition without thresholds in words, for a requirement that is not met."""
-    return " and ".join(
-        f"{leaf.fact} {leaf.op} {leaf.value if leaf.value is not None else leaf.other}"
-        for leaf in condition.comparisons()
-    )
-
-
 def _evaluate(condition: Condition, facts: Facts, limits: dict[str, float]) -> _Outcome:
     if condition.not_ is not None:
         inner = _evaluate(condition.not_, facts, limits)
