@@ -7,8 +7,10 @@ containers) the reader returns None, and the profile says "not measured".
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
 try:
@@ -52,22 +54,17 @@ class RunDelay(ThreadFile):
 
     def __init__(self) -> None:
         super().__init__("schedstat")
+        self.calls = self.bytes = 0
+        """What reading the file has added to the thread's own read counters."""
 
     def nanoseconds(self) -> int:
         """Total since the thread began; 0 where it is not available."""
         if self._descriptor < 0:
             return 0
-        return int(os.pread(self._descriptor, 64, 0).split()[1])
-
-
-class ReadCounters(NamedTuple):
-    """What the thread asked of files since it began."""
-
-    bytes: int
-    """Passed to read calls; pages of the cache count, sockets and mapped files do not."""
-    calls: int
-    storage_bytes: int
-    """Fetched from the storage device on its behalf."""
+        content = os.pread(self._descriptor, 64, 0)
+        self.calls += 1
+        self.bytes += len(content)
+        return int(content.split()[1])
 
 
 class ThreadIO(ThreadFile):
@@ -76,24 +73,48 @@ class ThreadIO(ThreadFile):
     def __init__(self) -> None:
         super().__init__("io")
 
-    def counters(self) -> ReadCounters:
-        """Totals since the thread began; zeros where they are not available."""
+    def since(self, before: bytes) -> tuple[int, int, int]:
+        """What was asked of files since `read` has returned `before`; -1 where it is not told.
+
+        Returns:
+            Bytes passed to read calls (pages of the cache count, sockets and mapped files do
+            not), bytes fetched from the storage device, and read calls; `read` itself is one.
+        """
         # rchar, wchar, syscr, syscw, read_bytes, write_bytes, cancelled_write_bytes
-        fields = self.read().split()
-        if len(fields) < 10:
-            return ReadCounters(0, 0, 0)
-        return ReadCounters(int(fields[1]), int(fields[5]), int(fields[9]))
+        old, new = before.split(None, 10), self.read().split(None, 10)
+        if len(old) < 10 or len(new) < 10:
+            return -1, -1, -1
+        return int(new[1]) - int(old[1]), int(new[9]) - int(old[9]), int(new[5]) - int(old[5])
 
 
-def faults_and_system_ns() -> tuple[int, int]:
-    """Major page faults and kernel-mode nanoseconds of the calling thread since it began."""
-    if not hasattr(resource, "RUSAGE_THREAD"):
-        return 0, 0
-    usage = resource.getrusage(resource.RUSAGE_THREAD)
-    return usage.ru_majflt, int(usage.ru_stime * 1e9)
+class Usage(NamedTuple):
+    """The part of `struct rusage` that is used here, for systems that have none of it."""
+
+    ru_utime: float
+    ru_stime: float
+    """Seconds in kernel mode."""
+    ru_minflt: int
+    """Pages mapped without storage: memory that the process did not have before."""
+    ru_majflt: int
+    """Pages fetched from storage."""
+
+
+_NO_USAGE = Usage(0.0, 0.0, 0, 0)
+
+
+def _thread_usage() -> Usage:
+    return _NO_USAGE
+
+
+thread_usage: Callable[[], Usage] = _thread_usage
+"""Kernel-mode time and page faults of the calling thread since it began; zeros if not told."""
+if hasattr(resource, "RUSAGE_THREAD"):
+    thread_usage = functools.partial(resource.getrusage, resource.RUSAGE_THREAD)  # type: ignore[assignment]
 
 
 def children_cpu_ns() -> int:
     """Processor time of this process's finished children."""
-    times = os.times()
-    return int((times.children_user + times.children_system) * 1e9)
+    if not hasattr(resource, "RUSAGE_CHILDREN"):
+        return 0
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return int((usage.ru_utime + usage.ru_stime) * 1e9)

@@ -32,6 +32,9 @@ class Run(Struct, kw_only=True, omit_defaults=True):
     argv: list[str] = []
     rank: int = 0
     world_size: int = 1
+    steps_by: Literal["steps", "step", "optimizer", "backward", "batch"] = "steps"
+    """What ended a training step: the user's `steps()` or `step()`, or, where neither was called,
+    the end of an optimizer step, the end of a backward pass, or the fetch of the next batch."""
 
 
 class Gpu(Struct, kw_only=True, omit_defaults=True):
@@ -55,6 +58,8 @@ class Calibration(Struct, kw_only=True, omit_defaults=True):
     gemm_bf16_flops: Rate | None = None
     threads: int
     """Intra-op threads in use while timing."""
+    fresh_bytes_per_s: Rate | None = None
+    """Touching memory that the process did not have before: what every page fault costs."""
 
 
 class Environment(Struct, kw_only=True, omit_defaults=True):
@@ -212,6 +217,28 @@ class Batches(Struct, kw_only=True):
         _same_length("worker", len(self.worker), columns)
 
 
+class Site(Struct, kw_only=True, omit_defaults=True):
+    """A place in the program's own source, and what was seen there.
+
+    `samples` come from a stack sampler that looks a few times a second; `calls` and `time_ns` are
+    exact, where a probe has watched every call (`.item()`, logging, checkpoints, file opening).
+    """
+
+    phase: str
+    """Phase of the training thread; for a fetcher `fetch`, `collate` or `idle`."""
+    file: str
+    line: Count
+    function: str
+    transform: str | None = None
+    """The transform, or the function called by the dataset, that this is part of."""
+    state: str = "running"
+    """What the thread was doing: `running`, `file`, `open`, `socket`, `lock`, `sleep`, `child`,
+    `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
+    samples: Count = 0
+    calls: Count = 0
+    time_ns: int = 0
+
+
 class FetchTotals(Struct, kw_only=True, omit_defaults=True):
     """Exact sums over the batches that one fetcher (worker, or main process) made.
 
@@ -237,6 +264,15 @@ class FetchTotals(Struct, kw_only=True, omit_defaults=True):
     """Bytes that came from the storage device."""
     read_calls: int | None = None
     major_faults: int = 0
+    minor_faults: int = 0
+    opens: int = 0
+    """Calls from Python that open, stat or list files."""
+    open_ns: int = 0
+    """Wall time inside them."""
+    open_cpu_ns: int = 0
+    packing_ns: int = 0
+    """Wall time in which a thread of the worker's queue pickled batches; in no fetch."""
+    packing_cpu_ns: int = 0
 
 
 class Worker(Struct, kw_only=True):
@@ -246,6 +282,8 @@ class Worker(Struct, kw_only=True):
     pid: int
     lost: int = 0
     """Batch records overwritten before they were read; their time is missing in `totals`."""
+    samples: Count = 0
+    """How often the stack sampler looked while this worker fetched; its `sites` say what it saw."""
     totals: FetchTotals
 
 
@@ -274,6 +312,8 @@ class Loader(Struct, kw_only=True, omit_defaults=True):
     """False for a loader that was iterated inside a validation phase."""
     workers: list[Worker] = []
     batches: Batches | None = None
+    sites: list[Site] = []
+    """Where the fetchers of all workers were seen, the most frequent first."""
 
 
 class Samples(Struct, kw_only=True):
@@ -298,8 +338,20 @@ class Operator(Struct, kw_only=True, omit_defaults=True):
     calls: int
     self_cpu_ns: int
     self_device_ns: int = 0
-    in_optimizer: bool = False
-    """Called by an optimizer step; otherwise by forward, backward or the user's code."""
+    phase: str = "forward"
+    """Phase of the training thread in which it ran."""
+
+
+class WindowPhase(Struct, kw_only=True):
+    """One phase of the training thread, summed over the window's steps."""
+
+    wall_ns: int
+    operator_ns: int
+    """Part of it inside operators, nested ones not doubled."""
+    gap_ns: int = 0
+    """Part of it between operators that follow each other at once: Python driving them."""
+    calls: int = 0
+    """Operators called from Python or autograd, nested ones not counted."""
 
 
 class Window(Struct, kw_only=True):
@@ -309,10 +361,7 @@ class Window(Struct, kw_only=True):
     steps: Annotated[int, Meta(ge=1)]
     wall_ns: int
     """Wall time of the steps inside, slowed by the recording."""
-    forward_backward_ns: int
-    """Part of it spent in forward and backward."""
-    top_level_cpu_ns: int
-    """Time inside operators that were called from Python or autograd, nested ones not doubled."""
+    phases: dict[str, WindowPhase]
     operators: list[Operator]
 
 
@@ -347,6 +396,29 @@ class Collective(Struct, kw_only=True, omit_defaults=True):
     backward_ns: int
 
 
+class Solo(Struct, kw_only=True):
+    """Fetches one at a time, beside fetches of all workers at once; means per batch."""
+
+    batches: Count
+    """Fetches timed on each side."""
+    wall_ns: int
+    cpu_ns: int
+    run_delay_ns: int
+    together_wall_ns: int
+    together_cpu_ns: int
+    together_run_delay_ns: int
+
+
+class Ceilings(Struct, kw_only=True, omit_defaults=True):
+    """What the user asked to be tried after the profiled steps: each half of the loop alone."""
+
+    model_step_ns: list[int] = []
+    """Wall time of steps that were given a batch which was there already."""
+    loader_batch_ns: list[int] = []
+    """Time between batches when nothing but the loader ran."""
+    solo: Solo | None = None
+
+
 class Overhead(Struct, kw_only=True, omit_defaults=True):
     """What the profiler itself cost, as far as it can tell from inside."""
 
@@ -375,6 +447,11 @@ class Profile(Struct, kw_only=True):
     samples: Samples
     window: Window | None = None
     collectives: list[Collective] = []
+    ceilings: Ceilings | None = None
+    sites: list[Site] = []
+    """Where the training thread was seen, by phase, the most frequent first."""
+    stack_samples: Count = 0
+    """How often the stack sampler looked at the training thread during steady steps."""
     marks: list[Mark] = []
     metrics: dict[str, Metric] = {}
     overhead: Overhead = field(default_factory=Overhead)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import tempfile
+import time
 from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import psutil
 
+from stepscope.profiler import sitefile
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Batches, FetchTotals, Loader, Worker
 from stepscope.profiler.ring import BatchRecord, RingReader
+from stepscope.profiler.stacks import Key, Sites
 
 _PREFIX = "stepscope-"
 _MAX_WORKERS = 256
 """Worker processes told apart; those of later epochs are added to the last."""
+_ABANDONED_S = 3600.0
+"""A run writes to its folder every second; whose has not for so long, and is gone, was killed."""
 
 
 class LoaderLog:
@@ -31,29 +40,48 @@ class LoaderLog:
         self._batches = SampledRows(5)
         self.inline: deque[BatchRecord] = deque(maxlen=100_000)
         """Batches that the training process fetched itself, until they are drained."""
+        self.sites = Sites()
+        """Where the fetchers were seen."""
 
     def drain_inline(self) -> None:
         """Move what the training process fetched into the sums."""
-        while self.inline:
-            self.add(-1, 0, self.inline.popleft())
+        if self.inline:
+            self.add(-1, 0, *(self.inline.popleft() for _ in range(len(self.inline))))
+            self.worker(-1, 0).samples = self.sites.samples
 
-    def add(self, worker_id: int, pid: int, record: BatchRecord) -> None:
-        """A batch that worker `worker_id` fetched."""
+    def add(self, worker_id: int, pid: int, *records: BatchRecord) -> None:
+        """Batches that worker `worker_id` fetched."""
+        if not records:
+            return
         totals = self.worker(worker_id, pid).totals
-        totals.batches += 1
-        for name, value in zip(record._fields[1:], record[1:], strict=True):
-            if value < 0:
-                continue
-            setattr(totals, name, (getattr(totals, name) or 0) + value)
-        self._batches.append(
-            (
-                worker_id,
-                record.start_ns - self._origin_ns,
-                record.wall_ns,
-                record.cpu_ns,
-                max(0, record.run_delay_ns),
+        totals.batches += len(records)
+        columns = zip(*records, strict=True)
+        next(columns)  # when they began
+        for name, column in zip(BatchRecord._fields[1:], columns, strict=True):
+            told = [value for value in column if value >= 0]
+            if told:
+                setattr(totals, name, (getattr(totals, name) or 0) + sum(told))
+        for record in records:
+            self._batches.append(
+                (
+                    worker_id,
+                    record.start_ns - self._origin_ns,
+                    record.wall_ns,
+                    record.cpu_ns,
+                    max(0, record.run_delay_ns),
+                )
             )
-        )
+
+    def add_sites(
+        self, worker_id: int, pid: int, counts: Mapping[Key, int], before: Mapping[Key, int]
+    ) -> None:
+        """Where a worker has been seen since its table was `before`."""
+        worker = self.worker(worker_id, pid)
+        for key, samples in counts.items():
+            new = samples - before.get(key, 0)
+            if new > 0:
+                self.sites.add(key, new)
+                worker.samples += new
 
     def worker(self, worker_id: int, pid: int) -> Worker:
         """The account of one worker process."""
@@ -68,6 +96,7 @@ class LoaderLog:
         """The loader with all that was collected so far."""
         loader = self.description
         loader.workers = list(self._workers.values())
+        loader.sites = self.sites.as_list()
         ids, start, wall, cpu, delay = self._batches.columns()
         loader.batches = Batches(
             stride=self._batches.stride,
@@ -89,9 +118,13 @@ class RingFolder:
         _remove_stale(parent)
         self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{psutil.Process().pid}-", dir=parent))
         self._readers: dict[str, RingReader] = {}
+        self._sites: dict[str, tuple[int, dict[Key, int]]] = {}
+        """What a worker's table of sites held when it was last read, and when it was written."""
 
     def drain(self, logs: list[LoaderLog]) -> None:
         """Move new records into the logs."""
+        with suppress(OSError):
+            os.utime(self.path)  # it is in use
         for log in logs:
             log.drain_inline()
         for file in self.path.glob("*.ring"):
@@ -103,15 +136,32 @@ class RingFolder:
                     continue  # the worker is still making it; the next call will find it whole
             log = logs[int(file.name.partition("-")[0])]
             finished = not psutil.pid_exists(reader.pid)
-            for record in reader.drain():
-                log.add(reader.worker_id, reader.pid, record)
+            log.add(reader.worker_id, reader.pid, *reader.drain())
             if reader.lost:
                 log.worker(reader.worker_id, reader.pid).lost += reader.lost
                 reader.lost = 0
+            self._drain_sites(file.with_suffix(".sites"), log, reader)
             if finished:  # epochs may start thousands of workers, and each ring holds a file open
-                del self._readers[file.name]
-                reader.close()
-                file.unlink(missing_ok=True)
+                self._close(file)
+
+    def _drain_sites(self, file: Path, log: LoaderLog, reader: RingReader) -> None:
+        read_at, before = self._sites.get(file.name, (0, {}))
+        try:
+            written_at = file.stat().st_mtime_ns
+            if written_at == read_at:
+                return
+            counts = sitefile.read(file)
+        except (OSError, msgspec.MsgspecError):  # nothing was seen yet
+            return
+        log.add_sites(reader.worker_id, reader.pid, counts, before)
+        self._sites[file.name] = written_at, counts
+
+    def _close(self, ring: Path) -> None:
+        self._readers.pop(ring.name).close()
+        ring.unlink(missing_ok=True)
+        sites = ring.with_suffix(".sites")
+        sites.unlink(missing_ok=True)
+        self._sites.pop(sites.name, None)
 
     def worker_pids(self) -> list[int]:
         """Processes that have reported and were alive at the last call of `drain`."""
@@ -127,8 +177,14 @@ def _ints(column: list[int | None]) -> list[int]:
 
 
 def _remove_stale(parent: Path) -> None:
-    """Delete what killed runs have left behind."""
+    """Delete what killed runs have left behind.
+
+    Containers may share `parent` but not their process numbers: one of another container looks
+    dead, so its folder must also have been left alone for long.
+    """
     for folder in parent.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)

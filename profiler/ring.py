@@ -37,6 +37,12 @@ class BatchRecord(NamedTuple):
     storage_bytes: int
     read_calls: int
     major_faults: int
+    minor_faults: int
+    opens: int
+    open_ns: int
+    open_cpu_ns: int
+    packing_ns: int
+    packing_cpu_ns: int
     items: int
 
 
