@@ -88,6 +88,12 @@ class SummedRows:
         self._full = self.capacity * len(columns)
         self._values = array("q", chain.from_iterable(zip(*columns, strict=True)))
 
+    def take(self) -> list[int]:
+        """Empty the table; returns its rows merged into one, zeros if there was none."""
+        columns = self.as_lists()
+        self._values, self._pending, self._per_row = array("q"), [], 1
+        return [self._reduce(name, column) if column else 0 for name, column in columns.items()]
+
     def as_lists(self) -> dict[str, list[int]]:
         """The columns, unfinished row included."""
         width = len(self.names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import platform
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from stepscope.profiler import cgroup
 from stepscope.profiler.format import Calibration, Configuration, Environment, Gpu
 from stepscope.profiler.observed import Observed
 
@@ -42,6 +44,7 @@ VARIABLES = (
     "TORCH_DISTRIBUTED_DEBUG",
     "TORCH_LOGS",
 )
+_FRESH_BYTES = 8 * 2**20
 
 
 def environment(gpus: list[Gpu]) -> Environment:
@@ -56,7 +59,7 @@ def environment(gpus: list[Gpu]) -> Environment:
         cpu_affinity=len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count() or 1,
-        cpu_quota=_cpu_quota(),
+        cpu_quota=cgroup.cpu_quota(),
         memory_bytes=memory,
         memory_limit_bytes=_memory_limit(memory),
         gpus=gpus,
@@ -100,7 +103,17 @@ def calibrate() -> Calibration:
         gemm_fp32_flops=fp32,
         gemm_bf16_flops=bf16,
         threads=torch.get_num_threads(),
+        fresh_bytes_per_s=_FRESH_BYTES / min(_touch_fresh_memory() for _ in range(3)),
     )
+
+
+def _touch_fresh_memory() -> float:
+    """Seconds to write to every page of memory that the process did not have before."""
+    with mmap.mmap(-1, _FRESH_BYTES) as fresh:
+        ones = b"1" * (_FRESH_BYTES // mmap.PAGESIZE)
+        begin = time.perf_counter()
+        fresh[:: mmap.PAGESIZE] = ones
+        return time.perf_counter() - begin
 
 
 def _bf16_flops() -> float:
@@ -136,31 +149,8 @@ def _cpu_model() -> str | None:
     return platform.processor() or None
 
 
-def _cgroup_values(name: str) -> list[str]:
-    """The first existing file `name` of our cgroup and its ancestors, split at spaces."""
-    try:
-        line = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().splitlines()[-1]
-        folder = Path("/sys/fs/cgroup") / line.split(":", 2)[2].lstrip("/")
-        for place in [folder, *folder.parents]:
-            if place == Path("/sys/fs"):
-                break
-            if (place / name).is_file():
-                values = (place / name).read_text(encoding="ascii").split()
-                if values and values[0] != "max":
-                    return values
-    except (OSError, IndexError):
-        pass
-    return []
-
-
-def _cpu_quota() -> float | None:
-    values = _cgroup_values("cpu.max")
-    return int(values[0]) / int(values[1]) if len(values) == 2 else None
-
-
 def _memory_limit(total: int) -> int | None:
-    values = _cgroup_values("memory.max")
-    limit = int(values[0]) if values else None
+    limit = cgroup.memory_limit()
     return limit if limit is not None and limit < total else None
 
 

@@ -31,6 +31,8 @@ class Observed:
         self.models: list[Model] = []
         self.optimizers: list[Optimizer] = []
         self.autocast: str | None = None
+        self.batch_wanted = True
+        """No batch of a training step has been described yet."""
         self.batch_size: int | None = None
         self.batch_bytes: int | None = None
         self.distributed: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
@@ -52,8 +54,13 @@ class Observed:
         if sentence not in self.problems and len(self.problems) < _MAX_DESCRIBED:
             self.problems.append(sentence)
 
+    def want_batch(self) -> None:
+        """Describe the next batch: those before were of no training step."""
+        self.batch_wanted = True
+
     def batch(self, batch: Any) -> None:
         """Note size and bytes of a batch."""
+        self.batch_wanted = False
         tensors = list(_tensors(batch))
         if tensors:
             self.batch_bytes = sum(t.numel() * t.element_size() for t in tensors)

@@ -1,21 +1,27 @@
-"""Once a second, in a thread of its own: resources, worker records, and a copy on disk."""
+"""Once a second, in a thread of its own: resources, worker records, and a copy on disk.
+
+At first four times as often, so that short runs have enough samples too.
+"""
 
 from __future__ import annotations
 
-import os
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Gpu, Samples
+from stepscope.profiler.processes import job_cpu_seconds, thread_delays_ns
 
 SECONDS = 1.0
+_DENSE_TICKS = 20
 _COLUMNS = (
     "system_busy_cores",
     "job_busy_cores",
@@ -27,6 +33,8 @@ _COLUMNS = (
     "network_received_bytes_per_s",
     "cpu_pressure_share",
     "io_pressure_share",
+    "thread_delay_cores",
+    "throttled_share",
 )
 _GPU_COLUMNS = ("utilisation", "memory_used_bytes", "power_w", "temperature_c", "sm_clock_mhz")
 
@@ -36,35 +44,34 @@ class Sampler(threading.Thread):
 
     Args:
         origin_ns: `perf_counter_ns` at the start of the run.
-        worker_pids: processes that belong to the job besides this one.
-        each_tick: called once a second, after the sample.
+        each_tick: called after each sample.
         problem: told once if sampling had to stop.
     """
 
     def __init__(
         self,
         origin_ns: int,
-        worker_pids: Callable[[], Iterable[int]],
         each_tick: Callable[[], None],
         problem: Callable[[str], None],
     ) -> None:
         super().__init__(name="stepscope-sampler", daemon=True)
         self._origin_ns = origin_ns
-        self._worker_pids = worker_pids
         self._each_tick = each_tick
         self._problem = problem
         self._stop_event = threading.Event()
         self._nvml = Nvml()
         self._names = [*_COLUMNS, *self._nvml.columns]
         self._rows = SampledRows(1 + len(self._names))
-        self._before = _Counters.read(self._worker_pids())
+        self._before = _Counters.read()
         self.cpu_ns = 0
 
     def run(self) -> None:
         """Sample until `stop`; an error ends the sampling, never the training."""
         began = time.thread_time_ns()
         try:
-            while not self._stop_event.wait(SECONDS):
+            for tick in itertools.count():
+                if self._stop_event.wait(SECONDS / 4 if tick < _DENSE_TICKS else SECONDS):
+                    return
                 self._sample()
                 self._each_tick()
                 self.cpu_ns = time.thread_time_ns() - began
@@ -91,7 +98,7 @@ class Sampler(threading.Thread):
         )
 
     def _sample(self) -> None:
-        before, now = self._before, _Counters.read(self._worker_pids())
+        before, now = self._before, _Counters.read()
         self._before = now
         seconds = max(1e-9, now.time - before.time)
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -108,6 +115,8 @@ class Sampler(threading.Thread):
             _rate(now.received, before.received, seconds),
             _pressure("cpu"),
             _pressure("io"),
+            _grown(now.thread_delays_ns, before.thread_delays_ns, seconds),
+            _rate(now.throttled, before.throttled, seconds),
         ]
         self._rows.append((*row, *self._nvml.sample()))
 
@@ -120,9 +129,11 @@ class _Counters:
         self.busy = self.steal = self.job = 0.0
         self.disk_read: int | None = None
         self.received: int | None = None
+        self.thread_delays_ns: dict[int, int] | None = None
+        self.throttled: float | None = None
 
     @classmethod
-    def read(cls, worker_pids: Iterable[int]) -> _Counters:
+    def read(cls) -> _Counters:
         now = cls()
         # Only the processors we may use: another job on the rest of the machine is no neighbour.
         usable = (
@@ -135,14 +146,9 @@ class _Counters:
                 guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
                 now.busy += sum(times) - idle - steal - guest
                 now.steal += steal
-        own = os.times()
-        now.job = own.user + own.system + own.children_user + own.children_system
-        for pid in worker_pids:
-            with suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if process.ppid() == os.getpid():  # not a stranger under a reused number
-                    used = process.cpu_times()
-                    now.job += used.user + used.system
+        now.job = job_cpu_seconds()
+        now.thread_delays_ns = thread_delays_ns()
+        now.throttled = throttled_seconds()
         with suppress(Exception):
             now.disk_read = psutil.disk_io_counters().read_bytes  # type: ignore[union-attr]
         with suppress(Exception):
@@ -220,7 +226,17 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _rate(now: int | None, before: int | None, seconds: float) -> float | None:
+def _grown(
+    now: dict[int, int] | None, before: dict[int, int] | None, seconds: float
+) -> float | None:
+    """Seconds per second by which the threads' nanoseconds have grown."""
+    if now is None or before is None:
+        return None
+    grown = sum(max(0, delay - before.get(thread, 0)) for thread, delay in now.items())
+    return grown / 1e9 / seconds
+
+
+def _rate(now: float | None, before: float | None, seconds: float) -> float | None:
     return None if now is None or before is None else max(0, now - before) / seconds
 
 

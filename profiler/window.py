@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
-from stepscope.profiler.format import Operator, Window
+from stepscope.profiler.format import Window, WindowPhase
+from stepscope.profiler.operators import PhaseClock, operator_table
 from stepscope.profiler.recorder import Recorder
 
-_MAX_OPERATORS = 200
+_CLOCK = "stepscope.clock"
+_CLOCK_MARKS = 5
 _LOG_LEVEL = "KINETO_LOG_LEVEL"
 
 
@@ -45,6 +47,7 @@ class OperatorWindow:
         self._began_ns = 0
         if steps > 0:
             recorder.on_step.append(self._step)
+            recorder.on_restart.append(self._begin_anew)
 
     def _step(self) -> bool:
         """Called after each step: begin or end at the boundary."""
@@ -64,7 +67,7 @@ class OperatorWindow:
         try:
             action()
         except Exception as error:  # another profiler may be running; training goes on
-            self._recorder.in_window = False
+            self._forget_switches()
             self._profiler = None
             self._problem(f"the operator window could not be recorded: {error!r}")
         self.own_ns += time.perf_counter_ns() - begin
@@ -79,33 +82,54 @@ class OperatorWindow:
         self._profiler = torch.profiler.profile(activities=activities)
         with _quiet_kineto():
             self._profiler.start()
-        self._recorder.in_window = True
-        self._forward_backward_ns = 0
+        self._marks_ns = [_mark() for _ in range(_CLOCK_MARKS)]
+        recorder = self._recorder
+        recorder.in_window = True
+        self._phase_ns: dict[str, int] = {}
         self._began_ns = time.perf_counter_ns()
+        recorder.switches = [(self._began_ns, recorder.current)]
 
     def _note_phases(self) -> None:
-        recorder = self._recorder
-        for name in ("forward", "backward"):
-            self._forward_backward_ns += recorder.spent[recorder.phase(name)]
+        for name, spent in zip(self._recorder.phases, self._recorder.spent, strict=True):
+            if spent:
+                self._phase_ns[name] = self._phase_ns.get(name, 0) + spent
 
     def _stop(self) -> None:
         self._note_phases()
         wall = time.perf_counter_ns() - self._began_ns
         profiler, self._profiler = self._profiler, None
-        self._recorder.in_window = False
+        switches = self._forget_switches()
         with _quiet_kineto():
             profiler.stop()
+        events = list(profiler.events())
+        marks = [event for event in events if event.name == _CLOCK]
+        clock = PhaseClock(list(self._recorder.phases), switches, marks, self._marks_ns)
+        phases = {
+            name: WindowPhase(wall_ns=spent, operator_ns=0)
+            for name, spent in self._phase_ns.items()
+        }
         self.result = Window(
             first_step=self._first,
             steps=self._steps,
             wall_ns=wall,
-            forward_backward_ns=self._forward_backward_ns,
-            **_operators(profiler),
+            phases=phases,
+            operators=operator_table(events, clock, phases),
         )
+
+    def _forget_switches(self) -> list[tuple[int, int]]:
+        self._recorder.in_window = False
+        switches, self._recorder.switches = self._recorder.switches or [], None
+        return switches
+
+    def _begin_anew(self) -> None:
+        """Forget the window: its steps turned out to be none."""
+        self.close()
+        self._first, self.result = -1, None
 
     def close(self) -> None:
         """Stop a window that the end of the loop has cut; it is not used."""
         if self._profiler is not None:
+            self._forget_switches()
             with suppress(Exception):
                 self._profiler.stop()
             self._profiler = None
@@ -136,37 +160,8 @@ def _quiet_kineto() -> Iterator[None]:
         os.environ.pop(_LOG_LEVEL, None)
 
 
-def _operators(profiler: Any) -> dict[str, Any]:
-    """The operator table, without what the data loader called."""
-    rows: dict[tuple[str, bool], Operator] = {}
-    top_level_us = 0.0
-    for event in profiler.events():
-        ancestors = _ancestors(event)
-        if any(name.startswith("enumerate(DataLoader)") for name in ancestors):
-            continue
-        in_optimizer = any(name.startswith("Optimizer.") for name in ancestors)
-        if not in_optimizer and event.cpu_parent is None:
-            top_level_us += event.cpu_time_total
-        row = rows.setdefault(
-            (event.name, in_optimizer),
-            Operator(name=event.name, calls=0, self_cpu_ns=0, in_optimizer=in_optimizer),
-        )
-        row.calls += 1
-        row.self_cpu_ns += int(event.self_cpu_time_total * 1000)
-        row.self_device_ns += int(_device_us(event) * 1000)
-    table = sorted(rows.values(), key=lambda r: r.self_cpu_ns + r.self_device_ns, reverse=True)
-    return {"operators": table[:_MAX_OPERATORS], "top_level_cpu_ns": int(top_level_us * 1000)}
-
-
-def _ancestors(event: Any) -> list[str]:
-    names = []
-    while event is not None:
-        names.append(event.name)
-        event = event.cpu_parent
-    return names
-
-
-def _device_us(event: Any) -> float:
-    # torch < 2.4 calls it by the device's name
-    value = getattr(event, "self_device_time_total", None)
-    return float(value if value is not None else getattr(event, "self_cuda_time_total", 0.0))
+def _mark() -> tuple[int, int]:
+    """Leave a mark in the trace; returns the clock before and after."""
+    before = time.perf_counter_ns()
+    with torch.profiler.record_function(_CLOCK):
+        return before, time.perf_counter_ns()

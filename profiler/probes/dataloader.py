@@ -18,6 +18,7 @@ from stepscope.profiler.loaders import LoaderLog
 from stepscope.profiler.observed import Observed, describe_loader
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
+from stepscope.profiler.stacks import under_way
 
 Function = Callable[..., Any]
 _STATEFUL = "torchdata.stateful_dataloader.stateful_dataloader"
@@ -51,6 +52,15 @@ class _LoaderProbe:
         self._known: weakref.WeakKeyDictionary[Any, LoaderLog] = weakref.WeakKeyDictionary()
         self._fresh: set[int] = set()
         self._starts = itertools.count()
+        recorder.on_restart.append(observed.want_batch)
+
+    def _see(self, batch: Any) -> None:
+        """Describe the first batch that is not of a validation."""
+        if self._recorder.current != self._validation:
+            try:
+                self._observed.batch(batch)
+            except Exception as error:  # a batch that cannot be described is still passed on
+                self._observed.problem(f"the batch size is not known: {error!r}")
 
     def _log(self, loader: Any) -> LoaderLog | None:
         """The log of `loader`, made on its first epoch and counting the epoch that begins."""
@@ -109,9 +119,11 @@ class _LoaderProbe:
         @functools.wraps(original)
         def init(iterator: Any, loader: Any, *args: Any, **kwargs: Any) -> None:
             original(iterator, loader, *args, **kwargs)
+            if get_ident() in under_way:
+                return  # a loader that a dataset iterates over: part of the outer one's fetch
             log = self._log(loader)
             if log is not None:
-                FetchTimer(log.inline.append).attach(iterator._dataset_fetcher)
+                FetchTimer(log.inline.append, log.sites).attach(iterator._dataset_fetcher)
 
         return init
 
@@ -133,8 +145,11 @@ class _LoaderProbe:
                     recorder.leave(previous)
             previous = recorder.enter_wait()
             try:
-                return original(iterator)
+                batch = original(iterator)
             finally:
                 recorder.leave_wait(previous)
+            if self._observed.batch_wanted:
+                self._see(batch)
+            return batch
 
         return next_batch

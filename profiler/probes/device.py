@@ -1,7 +1,4 @@
-"""Copies to the device, and calls that make the host wait for it.
-
-Only where there is a CUDA device: on a CPU run these calls copy nothing and wait for nobody.
-"""
+"""Copies to the device; only where there is a CUDA device, on a CPU run `.to` copies nothing."""
 
 from __future__ import annotations
 
@@ -14,24 +11,17 @@ from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.timing import timed
 
-_SYNCHRONISING = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__")
-
 
 def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
-    """Time `.to`/`.cuda` of host tensors and `.item()` and its like of device tensors."""
+    """Time `.to` and `.cuda` of host tensors."""
     if not torch.cuda.is_available():
         return
-    transfer = timed(recorder, "transfer", counter="transfers", when=copies_to_device)
-    patches.replace(torch.Tensor, "to", transfer)
-    transfer = timed(
-        recorder, "transfer", counter="transfers", when=lambda tensor, *_, **__: not tensor.is_cuda
-    )
-    patches.replace(torch.Tensor, "cuda", transfer)
-    sync = timed(recorder, "sync", counter="syncs", when=lambda tensor, *_, **__: tensor.is_cuda)
-    for name in _SYNCHRONISING:
-        patches.replace(torch.Tensor, name, sync)
-    always = timed(recorder, "sync", counter="syncs")
-    patches.replace(torch.cuda, "synchronize", always)
+    for name, when in (
+        ("to", copies_to_device),
+        ("cuda", lambda tensor, *_, **__: not tensor.is_cuda),
+    ):
+        wrap = timed(recorder, "transfer", counter="transfers", site=True, when=when)
+        patches.replace(torch.Tensor, name, wrap)
 
 
 def copies_to_device(tensor: Any, *args: Any, **kwargs: Any) -> bool:

@@ -19,8 +19,6 @@ from stepscope.profiler.observed import Observed, describe_model
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
 
-_LOOK_AT_STEPS = (0, 1, 2, 10, 100)
-"""Steps after whose end unknown outermost modules are looked for."""
 _AUTOCAST_STEPS = 20
 """Autocast is asked for during this many steps; a question costs a microsecond."""
 
@@ -29,7 +27,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     """Look for models now and after the first steps, where they may be built late."""
     probe = _ForwardProbe(recorder, patches, observed)
     probe.look()
-    recorder.on_step.append(probe.after_step)
+    recorder.on_look.append(probe.look)
 
 
 class _ForwardProbe:
@@ -39,13 +37,6 @@ class _ForwardProbe:
         self._observed = observed
         self._forward = recorder.phase("forward")
         self._known: set[type] = set()
-
-    def after_step(self) -> bool:
-        """Look again at the end of some early steps."""
-        if self._recorder.step_index - 1 not in _LOOK_AT_STEPS:
-            return False
-        self.look()
-        return True
 
     def look(self) -> None:
         """Time the classes of outermost modules that are not timed yet."""

@@ -9,6 +9,7 @@ from typing import Any
 from stepscope.profiler.observed import Observed
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
+from stepscope.profiler.timing import timed
 
 
 def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
@@ -27,4 +28,5 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
             recorder.leave(previous.pop())
 
     gc.callbacks.append(watch)
+    patches.replace(gc, "collect", timed(recorder, "gc", site=True))  # to know who has asked
     patches.callback(lambda: gc.callbacks.remove(watch) if watch in gc.callbacks else None)

@@ -32,7 +32,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
                 return original(self, mode)
             nested = True
             try:
-                if not mode and self.training and recorder.current == recorder.python:
+                if not mode and self.training and recorder.idle:
                     recorder.counted[passes] += 1
                     recorder.enter(phase)
                 return original(self, mode)

@@ -1,0 +1,149 @@
+"""From the events of torch.profiler to operators by the phase of the training thread.
+
+An operator belongs to the phase in which it began. Those of the autograd threads of a device,
+which work while the training thread is in `backward`, are told by time too.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from torch._C._autograd import DeviceType
+
+from stepscope.profiler.format import Operator, WindowPhase
+
+_MAX_OPERATORS = 200
+_LONG_GAP_NS = 100_000
+"""Between two operators that follow each other at once lies less."""
+_USER_SCOPE = 7
+"""Of `record_function`: an annotation around operators, no operator itself."""
+
+
+class PhaseClock:
+    """Which phase the training thread was in, by the clock of the profiler.
+
+    Args:
+        names: of the phases by number.
+        switches: time and number of each switch, in time order, by `perf_counter_ns`.
+        marks: events that were left in the trace on the training thread.
+        marks_ns: `perf_counter_ns` before and inside of each of them.
+
+    Raises:
+        ValueError: the trace holds none of the marks.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        switches: Sequence[tuple[int, int]],
+        marks: Sequence[Any],
+        marks_ns: Sequence[tuple[int, int]],
+    ) -> None:
+        if not marks:
+            raise ValueError("the trace has lost its marks")
+        self._names = names
+        self._times = [time for time, _ in switches]
+        self._phases = [number for _, number in switches]
+        ordered = sorted(marks, key=lambda event: event.time_range.start)
+        # The mark that took least time tells best: the event began between the two readings.
+        (before, after), mark = min(
+            zip(marks_ns, ordered, strict=False), key=lambda pair: pair[0][1] - pair[0][0]
+        )
+        self._origin_ns = (before + after) // 2 - round(mark.time_range.start * 1000)
+        self.thread: int = mark.thread
+
+    def interval(self, event: Any) -> Interval:
+        """Begin and end of an event by `perf_counter_ns`, with the stretch that it began in."""
+        start = round(event.time_range.start * 1000) + self._origin_ns
+        end = round(event.time_range.end * 1000) + self._origin_ns
+        return Interval(start, end, bisect_right(self._times, start) - 1)
+
+    def phase(self, interval: Interval) -> str | None:
+        """Name of the phase of that stretch; None before the first switch."""
+        return self._names[self._phases[interval.stretch]] if interval.stretch >= 0 else None
+
+
+class Interval(NamedTuple):
+    """From when to when, and in which stretch between two switches of phase."""
+
+    start: int
+    end: int
+    stretch: int
+
+
+def operator_table(
+    events: Iterable[Any], clock: PhaseClock, phases: dict[str, WindowPhase]
+) -> list[Operator]:
+    """The operators by name and phase, the most expensive first.
+
+    Args:
+        events: of the profiler.
+        clock: tells their phases.
+        phases: completed here with the time in operators and between them.
+    """
+    rows: dict[tuple[str, str], Operator] = {}
+    outermost: dict[str, list[Interval]] = {}
+    others: dict[str, list[Interval]] = {}
+    for event in events:
+        if event.device_type != DeviceType.CPU or event.is_async or _is_annotation(event):
+            continue
+        interval = clock.interval(event)
+        phase = clock.phase(interval)
+        if phase not in phases:
+            continue
+        row = rows.setdefault(
+            (event.name, phase), Operator(name=event.name, calls=0, self_cpu_ns=0, phase=phase)
+        )
+        row.calls += 1
+        row.self_cpu_ns += int(event.self_cpu_time_total * 1000)
+        row.self_device_ns += int(_device_us(event) * 1000)
+        if _is_outermost(event):
+            threads = outermost if event.thread == clock.thread else others
+            threads.setdefault(phase, []).append(interval)
+    for name, totals in phases.items():
+        intervals = sorted(outermost.get(name, []))
+        gaps = _gaps(intervals)
+        if name == "backward":
+            intervals = sorted([*intervals, *others.get(name, [])])
+        totals.calls = len(intervals)
+        totals.operator_ns = min(totals.wall_ns, _union(intervals))
+        totals.gap_ns = min(totals.wall_ns - totals.operator_ns, gaps)
+    table = sorted(rows.values(), key=lambda r: r.self_cpu_ns + r.self_device_ns, reverse=True)
+    return table[:_MAX_OPERATORS]
+
+
+def _is_annotation(event: Any) -> bool:
+    return bool(event.scope == _USER_SCOPE)
+
+
+def _is_outermost(event: Any) -> bool:
+    parent = event.cpu_parent
+    while parent is not None and _is_annotation(parent):
+        parent = parent.cpu_parent
+    return parent is None
+
+
+def _gaps(intervals: list[Interval]) -> int:
+    gaps = (
+        after.start - before.end
+        for before, after in pairwise(intervals)
+        if before.stretch == after.stretch
+    )
+    return sum(gap for gap in gaps if 0 < gap < _LONG_GAP_NS)
+
+
+def _union(intervals: list[Interval]) -> int:
+    total = covered = 0
+    for start, end, _ in intervals:
+        total += max(0, end - max(start, covered))
+        covered = max(covered, end)
+    return total
+
+
+def _device_us(event: Any) -> float:
+    # torch < 2.4 calls it by the device's name
+    value = getattr(event, "self_device_time_total", None)
+    return float(value if value is not None else getattr(event, "self_cuda_time_total", 0.0))

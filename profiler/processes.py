@@ -1,0 +1,69 @@
+"""The processes and threads of the job: what they use, and how long they wait for a core."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_MAX_THREADS = 512
+
+
+def job_cpu_seconds() -> float:
+    """Processor time of this process, of all its descendants, and of those that have ended."""
+    own = os.times()
+    used = own.user + own.system + own.children_user + own.children_system
+    for pid in descendants():
+        with suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            used += times.user + times.system
+            used += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return used
+
+
+def descendants() -> list[int]:
+    """Children of this process, their children and so on."""
+    found: list[int] = []
+    try:
+        ask = _children(os.getpid())
+        while ask:
+            found += ask
+            ask = [child for pid in ask for child in _children(pid)]
+    except FileNotFoundError:  # not Linux, or a kernel without CONFIG_PROC_CHILDREN
+        with suppress(psutil.Error):
+            return [process.pid for process in psutil.Process().children(recursive=True)]
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """Children of one process; none if it has ended.
+
+    Raises:
+        FileNotFoundError: the kernel does not tell.
+    """
+    found: list[int] = []
+    tasks = Path(f"/proc/{pid}/task")
+    if not tasks.is_dir() and pid != os.getpid():
+        return found
+    for task in list(tasks.iterdir()):
+        try:
+            found += map(int, (task / "children").read_text(encoding="ascii").split())
+        except (FileNotFoundError, ProcessLookupError):
+            if task.is_dir() and not (task / "children").exists():
+                raise FileNotFoundError(task) from None
+    return found
+
+
+def thread_delays_ns() -> dict[int, int] | None:
+    """By thread of this process, how long it was runnable without a core; None if not told."""
+    delays: dict[int, int] = {}
+    try:
+        for task in os.listdir("/proc/self/task")[:_MAX_THREADS]:  # noqa: PTH208  # names suffice
+            with suppress(FileNotFoundError, ProcessLookupError):
+                text = Path(f"/proc/self/task/{task}/schedstat").read_text(encoding="ascii")
+                delays[int(task)] = int(text.split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return delays or None
