@@ -13,6 +13,18 @@ from msgspec import Struct
 SCHEMA: Final = "stepscope.advice/1"
 
 
+class Place(Struct, kw_only=True):
+    """A place in the program's source where a cause was seen."""
+
+    file: str
+    line: int
+    function: str
+    transform: str | None
+    """The transform, or the function called by the dataset, that it belongs to."""
+    share: float
+    """Part of the cause's time that was seen here."""
+
+
 class Verdict(Struct, kw_only=True):
     """The answer in one sentence, and in parts."""
 
@@ -23,6 +35,8 @@ class Verdict(Struct, kw_only=True):
     sentence: str
     share: float
     """Part of the step that `cause` takes."""
+    places: list[Place]
+    """Where in the program's source, most of it first; empty where nobody saw it."""
 
 
 class CauseShare(Struct, kw_only=True):
@@ -90,6 +104,17 @@ class Recommendation(Struct, kw_only=True):
     citations: list[str]
 
 
+class TransformTime(Struct, kw_only=True):
+    """One step of making a sample."""
+
+    name: str
+    samples: int
+    """How often the stack sampler saw it at work."""
+    share: float
+    """Part of the time of making a sample, collating left out."""
+    seconds_per_item: float
+
+
 class Finding(Struct, kw_only=True):
     """A rule that fired."""
 
@@ -106,6 +131,8 @@ class Finding(Struct, kw_only=True):
     recommendations: list[Recommendation]
     suppressed_by: str | None
     references: list[str]
+    places: list[Place]
+    """Where in the program's source its cause was seen, most of it first."""
 
 
 class NotFired(Struct, kw_only=True):
@@ -160,6 +187,7 @@ class Advice(Struct, kw_only=True):
     already_on: list[AlreadyOn]
     not_fired: list[NotFired]
     not_measured: list[NotMeasured]
+    transforms: list[TransformTime]
     facts: dict[str, bool | int | float | str]
     notes: list[str]
     """How the run ended, how noisy it was, what limits the confidence."""

@@ -10,6 +10,7 @@ from stepscope.advisor.advice import (
     Finding,
     NotFired,
     NotMeasured,
+    Place,
     PlanStep,
     Recommendation,
     Useless,
@@ -22,6 +23,7 @@ from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement, measure
 from stepscope.advisor.notes import environment_of, missing_signals, notes_of
+from stepscope.advisor.places import places_of, transform_times
 from stepscope.advisor.plan import (
     WORTHWHILE,
     Plan,
@@ -64,13 +66,14 @@ def advise(
     findings = _findings(judgements, knowledge, profile, measurement, facts)
     advised = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
     plan = make_plan(advised, knowledge, profile, measurement, facts)
+    places = places_of(profile)
     limit = thresholds.get("healthy_gain", HEALTHY_GAIN)
     best = _best_exact(findings, knowledge)
     return Advice(
         schema=SCHEMA,
         tool_version=version(),
         source=source,
-        verdict=_verdict(measurement, plan, best, limit),
+        verdict=_verdict(measurement, plan, best, limit, places),
         step_seconds=measurement.breakdown.step_seconds,
         breakdown=_breakdown(measurement),
         plan=plan.steps,
@@ -94,6 +97,7 @@ def advise(
             if j.truth is False
         ],
         not_measured=_not_evaluated(judgements) + missing_signals(profile),
+        transforms=transform_times(profile),
         facts=facts,
         notes=notes_of(profile, facts),
         environment=environment_of(profile),
@@ -125,6 +129,7 @@ def _findings(
     """The rules that fired, the largest predicted loss first."""
     fired = {j.rule.id: j for j in judgements if j.truth}
     main = bottleneck(measurement.stages)
+    places = places_of(profile)
     findings = []
     for judgement in fired.values():
         rule = judgement.rule
@@ -151,6 +156,7 @@ def _findings(
                 ],
                 suppressed_by=root,
                 references=rule.references,
+                places=places.get(rule.cause, []),
             )
         )
     order = {"root": 0, "contributing": 1, "symptom": 2}
@@ -198,7 +204,13 @@ def _best_exact(findings: list[Finding], knowledge: Knowledge) -> float:
     )
 
 
-def _verdict(measurement: Measurement, plan: Plan, best: float, limit: float) -> Verdict:
+def _verdict(
+    measurement: Measurement,
+    plan: Plan,
+    best: float,
+    limit: float,
+    places: dict[str, list[Place]],
+) -> Verdict:
     cause = bottleneck(measurement.stages)
     interval = measurement.breakdown.causes.get(cause)
     part = interval.share if interval else 0.0
@@ -228,6 +240,7 @@ def _verdict(measurement: Measurement, plan: Plan, best: float, limit: float) ->
         healthy=healthy,
         sentence=sentence,
         share=part,
+        places=places.get(cause, []),
     )
 
 

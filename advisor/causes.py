@@ -49,7 +49,7 @@ CAUSES = {
         Cause("communication.collective", "exchanging gradients"),
         Cause("communication.messages", "many small messages"),
         Cause("communication.straggler", "waiting for a slower rank"),
-        Cause("host.sync", "waiting for the device to catch up"),
+        Cause("host.sync", "reading values out of tensors or waiting for the device"),
         Cause("host.logging", "logging and printing"),
         Cause("host.checkpoint", "writing checkpoints"),
         Cause("host.validation", "validation inside the training loop"),

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from stepscope.advisor.run import run
+
 if TYPE_CHECKING:
     from stepscope.advisor.advice import Advice
     from stepscope.profiler.format import Profile
@@ -41,6 +43,7 @@ def cli() -> None:
     \b
     advise profile.json              verdict here, report in profile.html
     advise profile.json --json -     the same as JSON on standard output
+    advise run -- python train.py    run a program, profile its training steps, and judge them
     advise demo                      record and judge a small bundled training loop
 
     Record a profile with `with profile("profile.json") as prof:` around the loop and
@@ -144,6 +147,9 @@ def demo(out: Path, steps: int | None, name: str) -> None:
     importlib.import_module(f"stepscope.examples.{name}").main(arguments)
     profile, advice = _judge(profile_path, (), ())
     _write(profile, advice, profile_path.with_suffix(".html"), None, None)
+
+
+cli.add_command(run)
 
 
 def _check_outputs(profile_path: Path, outputs: Sequence[Path | str | None]) -> None:

@@ -32,6 +32,7 @@ FACTS: dict[str, FactName] = {
     "loader.prefetch_factor": FactName("count", "batches each worker keeps ready"),
     "loader.persistent_workers": FactName("flag", "workers survive the end of an epoch"),
     "loader.pin_memory": FactName("flag", "batches are copied to page-locked memory"),
+    "loader.in_order": FactName("flag", "batches are handed over in the order they were asked for"),
     "loader.start_method": FactName("text", "fork, spawn or forkserver"),
     "loader.kind": FactName("text", "map or iterable"),
     "loader.collate_fn": FactName("text", "name of the collate function"),
@@ -94,8 +95,15 @@ FACTS: dict[str, FactName] = {
     "validation.count": FactName("count", "validation passes inside steady steps"),
     "validation.every": FactName("count", "steps between validation passes"),
     "logging.per_step": FactName("count", "log and print calls per step"),
+    "attention.fused": FactName("flag", "whether attention runs as one fused operator"),
+    "fetch.opens": FactName("count", "calls per batch that open, look up or list files"),
+    "compilation.per_step": FactName("count", "compilations per step, after warm-up"),
+    "loader.deeper_queue_gain": FactName("share", "speedup minus one, predicted for a queue of 8"),
+    "loader.any_order_gain": FactName(
+        "share", "speedup minus one, predicted for taking batches as they are finished"
+    ),
     "gc.per_step": FactName("count", "garbage collections per step"),
-    "sync.per_step": FactName("count", "device synchronisations per step"),
+    "sync.per_step": FactName("count", "values read out of tensors and device waits, per step"),
     "memory.growth_bytes": FactName("bytes", "resident memory gained per step, robust slope"),
     "memory.growth_share_per_hour": FactName("share", "that growth per hour over usable memory"),
     "memory.host_used_share": FactName("share", "machine memory in use, peak"),
@@ -105,6 +113,13 @@ FACTS: dict[str, FactName] = {
     ),
     "comm.overlap_share": FactName("share", "part of communication hidden behind backward"),
     "comm.gradient_bytes": FactName("bytes", "gradient bytes exchanged per step"),
+    "probe.headroom": FactName("ratio", "batch rate of the loader alone over the model's alone"),
+    "probe.model_step_seconds": FactName("s", "the loop's body with a batch that is there already"),
+    "probe.loader_batch_seconds": FactName("s", "time between batches when only the loader runs"),
+    "probe.serial_fraction": FactName("share", "part of blocked time that workers cannot share"),
+    "probe.own_delay_share": FactName(
+        "share", "part of the fetches' waiting for a core that other workers cause"
+    ),
 }
 
 

@@ -8,19 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from statistics import median
 
+from stepscope.advisor import ceilings
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Value
-from stepscope.advisor.measure import Measurement, foreign_cores
+from stepscope.advisor.measure import Measurement
 from stepscope.advisor.operators import category, of_model
-from stepscope.advisor.predict import gain
+from stepscope.advisor.predict import DEEP_QUEUE, gain
+from stepscope.advisor.sources import foreign_cores
+from stepscope.advisor.trainer import growth_bytes_per_step
 from stepscope.profiler.format import Histogram, Loader, Optimizer, Profile, Steps
 
 Facts = dict[str, Value]
 _FUSED_OPTIMIZERS = ("Adam", "AdamW", "SGD", "Adagrad")
 _ATTENTION = ("attention", "attn")
-_MIN_SAMPLES_FOR_GROWTH = 10
+_FUSED_ATTENTION = tuple(
+    f"aten::_scaled_dot_product_{kind}_attention"
+    for kind in ("flash", "efficient", "cudnn", "fused")
+)
 
 
 def facts_of(profile: Profile, measurement: Measurement) -> Facts:
@@ -63,7 +69,9 @@ _ALWAYS_MEASURED = {
     "host.checkpoint",
     "host.validation",
     "host.gc",
+    "host.compilation",
     "host.python",
+    "host.sync",
 }
 
 
@@ -73,11 +81,12 @@ def _measured_with(profile: Profile) -> set[str]:
     if training_loader(profile) is not None:
         seen |= {c for c in CAUSES if c.startswith(("data_loading.s", "cpu_preprocessing."))}
         seen |= {"data_loading.network", "data_loading.worker_startup"}
-        seen -= {"data_loading.small_files"}
     if profile.window is not None:
         seen |= {"compute.arithmetic", "compute.launch", "memory.bandwidth"}
     if profile.environment.gpus:
-        seen |= {"host.sync", "data_loading.host_to_device"}
+        seen |= {"data_loading.host_to_device"}
+    if growth_bytes_per_step(profile) is not None:
+        seen |= {"memory.growth"}
     return seen
 
 
@@ -99,12 +108,19 @@ def _loader(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
     facts["loader.prefetch_factor"] = loader.prefetch_factor
     facts["loader.persistent_workers"] = loader.persistent_workers
     facts["loader.pin_memory"] = loader.pin_memory
+    facts["loader.in_order"] = loader.in_order
     facts["loader.start_method"] = loader.start_method
     facts["loader.kind"] = loader.dataset_kind
     facts["loader.collate_fn"] = loader.collate_fn
     facts["loader.epochs"] = loader.epochs
     facts["loader.batch_bytes"] = profile.configuration.batch_bytes
-    facts["loader.best_workers"] = measurement.stages.best_workers()
+    stages = measurement.stages
+    facts["loader.best_workers"] = stages.best_workers()
+    if loader.num_workers:
+        deeper = stages.with_prefetch(max(DEEP_QUEUE, stages.prefetch))
+        facts["loader.deeper_queue_gain"] = stages.seconds() / deeper.seconds() - 1
+        any_order = stages.with_any_order()
+        facts["loader.any_order_gain"] = stages.seconds() / any_order.seconds() - 1
     _fetching(facts, loader, measurement)
 
 
@@ -131,6 +147,7 @@ def _fetching(facts: _Draft, loader: Loader, measurement: Measurement) -> None:
         blocked = t.wall_ns - t.cpu_ns - t.run_delay_ns
         facts["fetch.blocked_share"] = max(0, blocked) / t.wall_ns
     facts["fetch.major_faults"] = t.major_faults / t.batches
+    facts["fetch.opens"] = t.opens / t.batches
     if t.read_bytes is not None and t.storage_bytes is not None:
         facts["fetch.read_bytes"] = t.read_bytes / t.batches
         facts["fetch.storage_bytes"] = t.storage_bytes / t.batches
@@ -203,6 +220,7 @@ def _operators(facts: _Draft, profile: Profile, measurement: Measurement) -> Non
     if not calls or not total:
         return
     facts["operators.per_step"] = calls / window.steps
+    facts["attention.fused"] = any(o.name.startswith(_FUSED_ATTENTION) for o in operators)
     facts["operators.mean_seconds"] = total / calls / 1e9
     for kind in ("matmul", "elementwise"):
         part = sum(o.self_cpu_ns for o in operators if category(o.name) == kind)
@@ -229,23 +247,23 @@ def _events(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
                 facts["checkpoint.seconds"] = _phase_seconds(steps, phase) / calls(counter)
     facts["logging.per_step"] = calls("log_calls") / n
     facts["gc.per_step"] = calls("collections") / n
+    facts["compilation.per_step"] = calls("compilations") / n
     if "syncs" in steps.calls:
         facts["sync.per_step"] = calls("syncs") / n
 
 
 def _memory(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
-    columns, times = profile.samples.columns, profile.samples.time_ns
+    columns = profile.samples.columns
     used = [v for v in columns.get("memory_used_share", []) if v is not None]
     facts["memory.host_used_share"] = max(used) if used else None
     swap = [v for v in columns.get("swap_used_bytes", []) if v is not None]
     facts["memory.swap_bytes"] = max(0.0, swap[-1] - swap[0]) if swap else None
-    rss = [(t / 1e9, v) for t, v in zip(times, columns.get("rss_bytes", []), strict=False) if v]
-    settled = rss[len(rss) // 3 :]  # the first third is start-up and filling caches
-    if len(settled) >= _MIN_SAMPLES_FOR_GROWTH:
-        per_second = theil_sen(settled)
+    grown = growth_bytes_per_step(profile)
+    if grown is not None:
         environment = profile.environment
         limit = environment.memory_limit_bytes or environment.memory_bytes
-        facts["memory.growth_bytes"] = per_second * measurement.breakdown.step_seconds
+        per_second = grown / measurement.breakdown.step_seconds
+        facts["memory.growth_bytes"] = grown
         facts["memory.growth_share_per_hour"] = per_second * 3600 / limit
     _device_memory(facts, profile)
 
@@ -272,6 +290,14 @@ def _communication(facts: _Draft, profile: Profile, measurement: Measurement) ->
         facts["comm.gradient_bytes"] = sum(c.gradient_bytes for c in profile.collectives)
 
 
+def _probe(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+    facts["probe.headroom"] = ceilings.headroom(profile)
+    facts["probe.model_step_seconds"] = ceilings.model_step_seconds(profile)
+    facts["probe.loader_batch_seconds"] = ceilings.loader_batch_seconds(profile)
+    facts["probe.serial_fraction"] = ceilings.serial_fraction(profile)
+    facts["probe.own_delay_share"] = ceilings.own_delay_share(profile)
+
+
 _SOURCES: tuple[Callable[[_Draft, Profile, Measurement], None], ...] = (
     _steps,
     _causes,
@@ -285,6 +311,7 @@ _SOURCES: tuple[Callable[[_Draft, Profile, Measurement], None], ...] = (
     _events,
     _memory,
     _communication,
+    _probe,
 )
 
 
@@ -297,18 +324,6 @@ def quantile(histogram: Histogram, q: float) -> float | None:
         if seen >= q * total:
             return float(histogram.growth ** (bin_ + 0.5))
     return None
-
-
-def theil_sen(points: list[tuple[float, float]]) -> float:
-    """Median of the slopes between all pairs of at most 200 of the points."""
-    points = points[:: max(1, len(points) // 200)]
-    slopes = [
-        (y2 - y1) / (x2 - x1)
-        for i, (x1, y1) in enumerate(points)
-        for x2, y2 in points[i + 1 :]
-        if x2 > x1
-    ]
-    return median(slopes) if slopes else 0.0
 
 
 def _modules(kinds: dict[str, int], parts: tuple[str, ...]) -> int:

@@ -4,21 +4,65 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stepscope.profiler.format import FetchTotals, Loader, Profile
+from stepscope.profiler.format import Calibration, FetchTotals, Loader, Profile
+
+TRANSFORM, COLLATE = "cpu_preprocessing.transform", "cpu_preprocessing.collate"
+HANDOVER = "cpu_preprocessing.handover"
+STORAGE, NETWORK = "data_loading.storage", "data_loading.network"
+SMALL_FILES = "data_loading.small_files"
 
 HANDOVER_SYSTEM_SHARE = 0.4
 """A collate function that spends more than this part of its processor time in the kernel is
 filling fresh shared-memory pages: that is the hand-over, not the collating."""
 READS_FROM_FILES = 4096
-"""Bytes per batch above which a blocked fetch is called a read from files."""
+"""Bytes per batch above which a blocked fetch is called a read from files, if nobody looked."""
+_WAITS = {
+    "file": STORAGE,
+    "fault": STORAGE,
+    "open": SMALL_FILES,
+    "socket": NETWORK,
+    "sleep": NETWORK,
+}
+"""What a sleeping thread waits for, by the state it was seen in. A lock, a pipe, a child process
+or an unknown sleep is work if processor time was used meanwhile on the fetcher's behalf."""
+_PAGE_BYTES = 4096
+_MIN_LOOKS = 5
+_HELPED = 0.2
+"""Processor time of helpers, over the time blocked, above which the fetcher waits for them."""
 
 
 class Fetch(NamedTuple):
-    """One batch, as one fetcher makes it: seconds by cause, run delay apart."""
+    """The batches of a step, as one fetcher makes them: mean seconds by cause."""
 
-    wall: dict[str, float]
     cpu: dict[str, float]
+    """Processor time of the fetching thread."""
+    blocked: dict[str, float]
+    """Time in which it waited for anything but a core."""
     run_delay: float
+    """Time in which it waited for a core."""
+    helpers: float
+    """Processor time of the fetcher's other threads and children."""
+    packing: float = 0.0
+    """Time in which another thread packs the finished batches for the training process."""
+
+    def times(self, k: float) -> Fetch:
+        """`k` of these."""
+        return Fetch(
+            {cause: k * s for cause, s in self.cpu.items()},
+            {cause: k * s for cause, s in self.blocked.items()},
+            k * self.run_delay,
+            k * self.helpers,
+            k * self.packing,
+        )
+
+    @property
+    def wall(self) -> dict[str, float]:
+        """Seconds by cause, run delay left out."""
+        return {c: self.cpu.get(c, 0.0) + self.blocked.get(c, 0.0) for c in _all(self)}
+
+
+def _all(fetch: Fetch) -> list[str]:
+    return list(dict.fromkeys([*fetch.cpu, *fetch.blocked]))
 
 
 def training_loader(profile: Profile) -> Loader | None:
@@ -37,38 +81,92 @@ def fetch_totals(loader: Loader) -> FetchTotals:
     return totals
 
 
-def fetch_composition(loader: Loader) -> Fetch | None:
-    """Mean seconds per batch by cause; None before the first batch is done."""
+def fetch_composition(
+    loader: Loader, calibration: Calibration | None = None, children: float = 0.0
+) -> Fetch | None:
+    """Mean seconds per batch by cause; None before the first batch is done.
+
+    Args:
+        loader: with what its fetchers have reported.
+        calibration: what this machine does at its best.
+        children: processor seconds per batch of processes that the fetchers keep running.
+    """
     t = fetch_totals(loader)
     if not t.batches:
         return None
-    per = 1e-9 / t.batches
-    delay, collate_delay = t.run_delay_ns or 0, t.collate_run_delay_ns or 0
-    blocked = max(0, t.wall_ns - t.cpu_ns - delay)
-    collate_blocked = max(0, t.collate_ns - t.collate_cpu_ns - collate_delay)
-    item_blocked = max(0, blocked - collate_blocked)
-    item_cpu = max(0, t.cpu_ns - t.collate_cpu_ns)
-    kernel_work = t.collate_system_cpu_ns > HANDOVER_SYSTEM_SHARE * max(1, t.collate_cpu_ns)
-    collate = "cpu_preprocessing.handover" if kernel_work else "cpu_preprocessing.collate"
-    blocked_on = _blocked_on(loader, t, item_blocked)
-    wall = {
-        "cpu_preprocessing.transform": item_cpu * per,
-        collate: (t.collate_cpu_ns + collate_blocked) * per,
-    }
-    cpu = {
-        "cpu_preprocessing.transform": item_cpu * per,
-        collate: t.collate_cpu_ns * per,
-    }
-    wall[blocked_on] = wall.get(blocked_on, 0.0) + item_blocked * per
-    if loader.num_workers:
-        cpu[blocked_on] = cpu.get(blocked_on, 0.0) + t.helper_cpu_ns * per
-    return Fetch(wall, cpu, delay * per)
-
-
-def _blocked_on(loader: Loader, t: FetchTotals, item_blocked: int) -> str:
     # In the training process the other threads are PyTorch's own; only a worker's are helpers.
-    if loader.num_workers and t.helper_cpu_ns > 0.5 * item_blocked:
-        return "cpu_preprocessing.transform"
+    helpers = max(0, t.helper_cpu_ns - t.packing_cpu_ns) if loader.num_workers else 0
+    helping = helpers + children * t.batches * 1e9
+    cpu, blocked = _sample_times(t, loader, calibration, helping)
+    _add_collate(cpu, blocked, t)
+    fetch = Fetch(
+        cpu, blocked, float(t.run_delay_ns or 0), helping + t.packing_cpu_ns, float(t.packing_ns)
+    )
+    return fetch.times(1e-9 / t.batches)
+
+
+def _sample_times(
+    t: FetchTotals, loader: Loader, calibration: Calibration | None, helping: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Processor and blocked nanoseconds of making the samples, before they are collated."""
+    delay, collate_delay = t.run_delay_ns or 0, t.collate_run_delay_ns or 0
+    all_blocked = max(0, t.wall_ns - t.cpu_ns - delay)
+    collate_blocked = max(0, t.collate_ns - t.collate_cpu_ns - collate_delay)
+    blocked = max(0.0, float(all_blocked - collate_blocked))
+    cpu = max(0.0, float(t.cpu_ns - t.collate_cpu_ns))
+    opening_cpu = min(float(t.open_cpu_ns), cpu)
+    if opening_cpu >= cpu / 2:  # who mostly opens files spends the rest on reading and closing them
+        opening_cpu = cpu
+    opening = min(max(0.0, float(t.open_ns - t.open_cpu_ns)), blocked)
+    reading_cpu = min(_input_cpu(t, calibration), cpu - opening_cpu)
+    parts = _waits(loader, t, TRANSFORM if helping > _HELPED * blocked else _unexplained_wait(t))
+    waits = {cause: (blocked - opening) * part for cause, part in parts.items()}
+    waits[SMALL_FILES] = waits.get(SMALL_FILES, 0.0) + opening
+    spent = {TRANSFORM: cpu - opening_cpu - reading_cpu, SMALL_FILES: opening_cpu}
     if t.major_faults or (t.read_bytes or 0) > READS_FROM_FILES * t.batches:
-        return "data_loading.storage"
-    return "data_loading.network"
+        spent[STORAGE] = reading_cpu
+    elif waits.get(NETWORK, 0.0) > cpu:  # receiving is not counted as reading
+        spent[NETWORK] = reading_cpu
+    else:
+        spent[TRANSFORM] += reading_cpu
+    return spent, waits
+
+
+def _add_collate(cpu: dict[str, float], blocked: dict[str, float], t: FetchTotals) -> None:
+    kernel_work = t.collate_system_cpu_ns > HANDOVER_SYSTEM_SHARE * max(1, t.collate_cpu_ns)
+    cause = HANDOVER if kernel_work else COLLATE
+    cpu[cause] = float(t.collate_cpu_ns)
+    waited = t.collate_ns - t.collate_cpu_ns - (t.collate_run_delay_ns or 0)
+    blocked[cause] = blocked.get(cause, 0.0) + max(0.0, float(waited))
+
+
+def _input_cpu(t: FetchTotals, calibration: Calibration | None) -> float:
+    """Kernel time of getting samples: all but that of fresh memory, at this machine's price."""
+    kernel = max(0, t.system_cpu_ns - t.collate_system_cpu_ns - t.open_cpu_ns)
+    if calibration is None or not calibration.fresh_bytes_per_s:
+        return 0.0
+    fresh = 1e9 * _PAGE_BYTES * t.minor_faults / calibration.fresh_bytes_per_s
+    return max(0.0, kernel - fresh)
+
+
+def _waits(loader: Loader, t: FetchTotals, unclear: str) -> dict[str, float]:
+    """Parts of the blocked time by cause, from the states the sampler saw; they sum to 1."""
+    if t.major_faults and t.storage_bytes and not t.read_bytes:
+        return {STORAGE: 1.0}  # a fault under Python's lock hides the thread from the sampler
+    # A thread that works in Python is often seen at the interpreter's lock: the look has taken it.
+    ignored = {"running"} if unclear == TRANSFORM else {"running", "lock"}
+    seen: dict[str, float] = {}
+    for site in loader.sites:
+        if site.phase == "fetch" and site.state not in ignored:
+            cause = _WAITS.get(site.state, unclear)
+            seen[cause] = seen.get(cause, 0.0) + site.samples
+    looks = sum(seen.values())
+    if looks < _MIN_LOOKS:
+        return {unclear: 1.0}
+    return {cause: count / looks for cause, count in seen.items()}
+
+
+def _unexplained_wait(t: FetchTotals) -> str:
+    if t.major_faults or (t.read_bytes or 0) > READS_FROM_FILES * t.batches:
+        return STORAGE
+    return NETWORK

@@ -106,6 +106,7 @@ def _environment() -> jinja2.Environment:
         "linked": _linked,
         "number": wording.number,
         "past_threshold": wording.past_threshold,
+        "place": wording.place,
         "percent": lambda part: f"{min(max(100 * part, 0.0), 100.0):.2f}%",
         "prediction": wording.prediction,
         "provenance": wording.provenance,

@@ -116,6 +116,7 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
         "workers",
         "serial",
         "smooth",
+        "any_order",
         "threads",
         "fused_optimizer",
         "bf16",

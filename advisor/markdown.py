@@ -95,6 +95,8 @@ def _finding(finding: Finding, described: set[str]) -> list[str]:
         f"{wording.share(finding.loss_share)} of the step, {role}. {_text(finding.evidence)}",
         _text(finding.why),
     ]
+    if finding.places:
+        parts.append("Where: " + _text("; ".join(map(wording.place, finding.places))))
     for fix in finding.recommendations:
         parts += [f"{_text(fix.title)}: see above."] if fix.method in described else _fix(fix)
     return parts

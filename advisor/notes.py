@@ -10,6 +10,11 @@ from stepscope.profiler.format import Profile
 FEW_STEPS = 30
 NOISY = 1.5
 BUSY_NEIGHBOURS = 0.25
+FOUND_BY = {
+    "optimizer": "the end of the first optimizer's step()",
+    "backward": "the end of each backward pass",
+    "batch": "the wait for each batch of the loader",
+}
 
 
 def notes_of(profile: Profile, facts: Facts) -> list[str]:
@@ -23,6 +28,8 @@ def notes_of(profile: Profile, facts: Facts) -> list[str]:
         )
     elif run.ended == "exception":
         notes.append(f"The loop ended with {run.exception}; all steps before it are counted.")
+    if run.steps_by in FOUND_BY:
+        notes.append(f"Steps were found by {FOUND_BY[run.steps_by]}.")
     if profile.steady.total < FEW_STEPS:
         notes.append(
             f"Only {profile.steady.total} steps after warm-up: intervals are wide; profile 100."

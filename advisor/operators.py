@@ -18,10 +18,18 @@ _ELEMENTWISE = (
 )  # fmt: skip
 _AUTOGRAD_NODE = re.compile(r"autograd::|Backward\d*$")
 """A node's own time is bookkeeping; what it computes is in the operators that it calls."""
+_MODEL_PHASES = ("forward", "backward", "python", "after_backward")
+"""Where a model computes: its functional parts, losses among them, run in no module's call."""
+
+
+_READING = ("aten::item", "aten::_local_scalar_dense")
+_SMALL = 20
+"""An operator whose calls take less than so many dispatches on average is all dispatch: checks,
+allocation and the start of threads, which each cost a few, are most of what it does."""
 
 
 class ComputeSplit(NamedTuple):
-    """Parts of forward and backward; they sum to 1."""
+    """Parts of the model's computing; they sum to 1."""
 
     arithmetic: float
     bandwidth: float
@@ -39,20 +47,44 @@ def category(name: str) -> Category:
 
 
 def of_model(window: Window) -> list[Operator]:
-    """The operators that forward, backward and the user's code called, not the optimizer."""
-    return [operator for operator in window.operators if not operator.in_optimizer]
+    """The operators of the model, not those of the optimizer, of data, of validation."""
+    return [o for o in window.operators if o.phase in _MODEL_PHASES and o.name not in _READING]
+
+
+def python_compute_share(window: Window) -> float:
+    """Part of the phase `python` that computes: inside operators, or driving them.
+
+    Losses and models that are functions, not modules, run there.
+    """
+    python = window.phases.get("python")
+    if python is None or python.wall_ns <= 0:
+        return 0.0
+    return min(1.0, (python.operator_ns + python.gap_ns) / python.wall_ns)
+
+
+def python_reading_share(window: Window) -> float:
+    """Part of what computes in the phase `python` that only reads values out of tensors.
+
+    Where a loop does that thousands of times it is counted and not timed, and stays in the phase
+    around it; it is judged by the number of its operators.
+    """
+    python = window.phases.get("python")
+    if python is None or python.calls <= 0:
+        return 0.0
+    reads = sum(o.calls for o in window.operators if o.phase == "python" and o.name == _READING[0])
+    return min(1.0, reads / python.calls)
 
 
 def split_compute(window: Window | None, calibration: Calibration | None) -> ComputeSplit | None:
-    """How forward and backward divide, judged from the torch.profiler window.
+    """How the model's computing divides, judged from the torch.profiler window.
 
     Dispatch is what remains of an operator when its work is nothing: at most the time of an
     operator on one element, measured on the same machine, times its calls; plus the time in
     which Python ran between operators. What is left of matrix products, convolutions and
     attention is arithmetic, what is left of elementwise and normalising operators is bandwidth.
-    None without a window. Where the window saw a device, device time is split by category.
+    None where the window saw none. Where the window saw a device, device time is split by category.
     """
-    if window is None or window.forward_backward_ns <= 0:
+    if window is None:
         return None
     operators = of_model(window)
     on_device = sum(operator.self_device_ns for operator in operators)
@@ -60,19 +92,22 @@ def split_compute(window: Window | None, calibration: Calibration | None) -> Com
         return _split_device(operators, on_device, window)
     dispatch = calibration.eager_op_ns if calibration else 0.0
     parts = {"matmul": 0.0, "elementwise": 0.0, "other": 0.0}
-    launch = float(max(0, window.forward_backward_ns - window.top_level_cpu_ns))
+    gaps = {p: float(window.phases[p].gap_ns) for p in _MODEL_PHASES if p in window.phases}
+    gaps["python"] = gaps.get("python", 0.0) * (1 - python_reading_share(window))
+    launch = sum(gaps.values())
     for operator in operators:
-        overhead = min(float(operator.self_cpu_ns), operator.calls * dispatch)
+        small = operator.self_cpu_ns < _SMALL * operator.calls * dispatch
+        overhead = operator.self_cpu_ns if small else operator.calls * dispatch
         launch += overhead
         parts[category(operator.name)] += operator.self_cpu_ns - overhead
-    # Operators of no category (views, autograd nodes, checks) move nothing worth naming.
-    total = sum(parts.values()) + launch
+    # Long operators of no category (autograd nodes, say) serve the others in equal measure.
+    total = parts["matmul"] + parts["elementwise"] + launch
     if total <= 0:
         return None
     return ComputeSplit(
         arithmetic=parts["matmul"] / total,
         bandwidth=parts["elementwise"] / total,
-        launch=(launch + parts["other"]) / total,
+        launch=launch / total,
     )
 
 

@@ -49,9 +49,7 @@ def in_use(method: Method, facts: Facts) -> bool:
 
 def bottleneck(stages: Stages) -> str:
     """The cause whose removal gains most; among equals, the one that takes most time."""
-    seconds = dict(stages.main)
-    for cause, spent in [*stages.fetch.items(), *stages.pauses.items()]:
-        seconds[cause] = seconds.get(cause, 0.0) + spent
+    seconds = stages.cause_seconds()
     if not seconds:
         return "host.python"
     return max(seconds, key=lambda cause: (round(gain(stages, cause), 3), seconds[cause]))

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil
+from math import ceil, exp, log
 
 from stepscope.advisor.advice import Prediction
+from stepscope.advisor.ceilings import serial_fraction
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile
 
 Change = Callable[[Stages], Stages]
+DEEP_QUEUE = 8
+"""Batches per worker: enough to even out what can be evened out, and still bounded memory."""
+_ERROR_FLOOR, _ERROR_GROWTH = 0.08, 0.15
+"""Part of a prediction's logarithm by which the model errs, fitted on the tuned corpus."""
 RARE_SHARE = 0.01
 """What is done rarely enough may cost this part of the present step."""
 
@@ -34,11 +39,17 @@ class Outcome:
     """
 
     def __init__(
-        self, likely: Change, assumes: str, *, best: Change | None = None, bound: bool = False
+        self,
+        likely: Change,
+        assumes: str,
+        *,
+        best: Change | None = None,
+        worst: Change | None = None,
+        bound: bool = False,
     ) -> None:
         self.likely = likely
         self.best = best or likely
-        self.worst: Change = (lambda stages: stages) if bound else likely
+        self.worst: Change = worst or ((lambda stages: stages) if bound else likely)
         self.assumes = assumes
         self.bound = bound
 
@@ -52,8 +63,8 @@ def outcome(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome |
 def predict(change: Outcome, state: Change, measurement: Measurement) -> Prediction:
     """Speedup of `change` on top of what `state` has changed before, with a 90 % interval.
 
-    The interval covers the spread of the measured steps (bootstrap) and, on each end, whether
-    other programs go on using their cores.
+    The interval covers the spread of the measured steps (bootstrap), the best and worst case of
+    the change, and how far the model itself was off on loops whose gain was measured.
     """
     before = state(measurement.stages)
     likely = _ratio(before, change.likely(before))
@@ -62,14 +73,22 @@ def predict(change: Outcome, state: Change, measurement: Measurement) -> Predict
         stages = state(resample)
         lows.append(_ratio(stages, change.worst(stages)))
         highs.append(_ratio(stages, change.best(stages)))
-    low, high = _quantile(lows, 0.05), _quantile(highs, 0.95)
+    # Resamples have no course of steps: their spread counts, not their middle.
+    low = _quantile(lows, 0.05) / _quantile(lows, 0.5) * _ratio(before, change.worst(before))
+    high = _quantile(highs, 0.95) / _quantile(highs, 0.5) * _ratio(before, change.best(before))
     return Prediction(
         speedup=likely,
-        low=min(low, likely),
-        high=max(high, likely),
+        low=min(low, likely) / model_error(low),
+        high=max(high, likely) * model_error(high),
         basis="bound" if change.bound else "model",
         assumes=change.assumes,
     )
+
+
+def model_error(speedup: float) -> float:
+    """Factor by which 90 % of predictions of this size were off at most (`bench/accuracy.py`)."""
+    size = abs(log(max(1e-9, speedup)))
+    return exp(_ERROR_FLOOR * min(1.0, size / 0.1) + _ERROR_GROWTH * size)
 
 
 def gain(stages: Stages, cause: str) -> float:
@@ -78,7 +97,7 @@ def gain(stages: Stages, cause: str) -> float:
 
 
 def _ratio(before: Stages, after: Stages) -> float:
-    return before.seconds() / max(1e-9, after.seconds())
+    return max(1e-9, before.seconds()) / max(1e-9, after.seconds())
 
 
 def _quantile(values: list[float], q: float) -> float:
@@ -107,11 +126,7 @@ def _at_most(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
 
 def _rarer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
     """Less often, until it costs a hundredth of the step: what to do, not how much it gains."""
-    seconds = sum(
-        stage.get(cause, 0.0)
-        for cause in predictor.causes
-        for stage in (stages.main, stages.pauses)
-    )
+    seconds = sum(stages.main.get(cause, 0.0) for cause in predictor.causes)
     if seconds <= 0:
         return Outcome(lambda s: s, "it takes no time as it is")
     times = max(1, ceil(seconds / (RARE_SHARE * stages.seconds())))
@@ -125,10 +140,17 @@ def _rarer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
 
 
 def _workers(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
-    if not stages.fetch or not profile.loaders:
+    """At worst storage serves one worker at a time, unless the solo probe has tried it."""
+    if stages.service <= 0 or not profile.loaders:
         return None
     best = stages.best_workers()
-    return Outcome(lambda s: s.with_workers(best), f"num_workers={best}")
+
+    def one_by_one(s: Stages) -> Stages:
+        # What so many workers share already does not have to be had one by one.
+        share = s.serial_share if serial_fraction(profile) is not None else 1 / max(1, s.workers)
+        return replace(s.with_workers(best), serial_share=share)
+
+    return Outcome(lambda s: s.with_workers(best), f"num_workers={best}", worst=one_by_one)
 
 
 def _serial(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
@@ -138,23 +160,21 @@ def _serial(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome |
 
 
 def _smooth(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
-    """A deeper queue evens out batches of unequal cost; it makes none of them cheaper.
-
-    So at most the step time comes down to what the stages need on average, which is the model
-    without the factor by which the measured step was slower.
-    """
-    if not stages.workers:
+    """A deeper queue evens out batches of unequal cost; it makes none of them cheaper."""
+    if not stages.workers or stages.prefetch >= DEEP_QUEUE:
         return None
-
-    def smoother(s: Stages, part: float) -> Stages:
-        return replace(s, factor=min(s.factor, 1 + (s.factor - 1) * (1 - part)))
-
     return Outcome(
-        lambda s: smoother(s, 0.5),
-        "half of the unevenness between batches is evened out",
-        best=lambda s: smoother(s, 1.0),
-        bound=True,
+        lambda s: s.with_prefetch(DEEP_QUEUE),
+        f"prefetch_factor={DEEP_QUEUE}",
+        best=lambda s: s.with_prefetch(DEEP_QUEUE).with_any_order(),
     )
+
+
+def _any_order(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """Finished batches overtake slow ones; none of them gets cheaper."""
+    if stages.workers < 2 or not stages.in_order:
+        return None
+    return Outcome(lambda s: s.with_any_order(), "in_order=False")
 
 
 def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
@@ -166,7 +186,7 @@ def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome 
 
     def faster(s: Stages, k: float) -> Stages:
         wall = s.scaled("compute.arithmetic", 1 / k).scaled("memory.bandwidth", 1 / k)
-        return replace(wall, cpu_main=s.cpu_main)  # the same work, on more cores
+        return replace(wall, width=min(s.width * k, max(s.width, s.cores)))
 
     return Outcome(
         lambda s: faster(s, 1 + (ratio - 1) / 2),
@@ -225,6 +245,7 @@ PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = 
     "workers": _workers,
     "serial": _serial,
     "smooth": _smooth,
+    "any_order": _any_order,
     "threads": _threads,
     "fused_optimizer": _fused_optimizer,
     "bf16": _bf16,

@@ -1,23 +1,61 @@
 """The pipeline as a set of stages, each with its service time: measured once, changed at will.
 
-The model (capacity of a pipeline of workers W on C cores, per step):
+Times are what each part needs while it has a core to itself; the slowdown by others who want the
+same cores is modelled apart (:mod:`stepscope.advisor.contention`), since it changes with
+every change of the pipeline. With B the training thread's own work per step, s one worker's time
+for the batches of a step, r the cost of taking them, D the processor time of all and C the cores:
 
-    W = 0:  T = max(P + B + s, D / C)      W > 0:  T = max(P + max(B + r, s / W), D / C)
+    W = 0:  T = P + B + s      W > 0:  T = max(P + replay(B, s, W, prefetch, r), s_serial, D / C)
 
-B is what the training thread does besides waiting for data, s what one worker needs for the
-batches of a step, r what receiving them costs the training thread, D the processor time that the
-whole job needs, and P the pauses: rare long stops (starting workers, a validation pass) that
-outlast what the prefetch queue can hide. Removing a cause takes its time out of its own stage;
-all other terms stay.
+where the replay (:mod:`stepscope.advisor.replay`) is max(B + r, s / W) as long as all steps and
+batches are alike, s_serial is the part that only one worker at a time can have from storage, and
+P the starting of workers, during which no queue fills.
+Removing a cause takes its time out of its own stage; all other terms stay.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+from stepscope.advisor.contention import Contention, Threads, slowdown
+from stepscope.advisor.replay import Queue, step_seconds
 
 RECEIVE_SECONDS = 0.5e-3
 """Cost of taking a batch from a worker where no worker was there to measure it: unpickling and
 mapping took 0.5 to 0.8 ms of the main thread on the machine the model was fitted on."""
+STARVATION = "cpu_preprocessing.core_starvation"
+HANDOVER = "cpu_preprocessing.handover"
+STARTUP = "data_loading.worker_startup"
+_AS_MODELLED = Contention()
+WAKING = 0.75
+"""Part of a waiting worker's need for cores that goes when its waits go: every wait ends with a
+thread that wants a core at once, and takes it from one that computes in step with others."""
+_ROUNDS = 6
+"""Slowdowns and step time depend on each other; so often they are made to agree."""
+
+Seconds = dict[str, float]
+
+
+class Slowdowns(NamedTuple):
+    """Factors by which processor work takes longer than alone."""
+
+    main: float
+    fetch: float
+
+
+class Crowd(NamedTuple):
+    """Runnable threads of the job, on average; or, before `per`, the time they take in a step."""
+
+    training: float
+    fetching: float
+    helping: float
+    """Of those that work for a fetcher."""
+
+    def per(self, step: float) -> Crowd:
+        """Threads from times in a step that takes so long."""
+        return Crowd(self.training / step, self.fetching / step, self.helping / step)
 
 
 @dataclass(frozen=True)
@@ -26,20 +64,38 @@ class Stages:
 
     workers: int
     cores: float
-    main: dict[str, float]
-    """Wall time of the training thread, waiting for data and stolen cores left out."""
-    pauses: dict[str, float]
-    """Wall time of the training thread in rare long stops, beyond what prefetching can hide."""
-    fetch: dict[str, float]
-    """Wall time that one worker (or, without workers, the main thread) needs for the batches."""
-    receive: float
-    cpu_main: dict[str, float]
-    """Processor time of all threads of the training process."""
-    cpu_fetch: dict[str, float]
-    """Processor time of fetching."""
+    main: Seconds
+    """Wall time of the training thread with its cores to itself, without waiting for data."""
+    fetch_cpu: Seconds
+    """Processor time of the thread that makes the batches of a step."""
+    fetch_blocked: Seconds
+    """Time for which that thread waits for anything but a core."""
+    receive: float = 0.0
+    main_blocked: Seconds = field(default_factory=dict)
+    """The part of `main` in which the training thread uses no processor."""
+    width: float = 1.0
+    """Threads of the training process that run while the training thread runs."""
+    helpers: float = 0.0
+    """Processor time of a fetcher's other threads and children."""
+    awake: float = 1.0
+    """Part of the fetches' time that needs a core, where that was measured."""
+    packing: float = 0.0
+    """Time in which another thread of a worker packs the batches of a step."""
+    starting_part: float = 0.0
+    """Part of the contention with others that comes from workers that are starting."""
+    prefetch: int = 2
+    in_order: bool = True
+    serial_share: float = 0.0
+    """Part of `fetch_blocked` that only one worker at a time can have, where that was tried."""
+    contention_main: Contention = _AS_MODELLED
+    contention_fetch: Contention = _AS_MODELLED
+    main_shapes: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """How a cause's time spreads over consecutive steps, mean 1; the others are the same in all."""
+    fetch_shape: tuple[float, ...] = (1.0,)
+    """How the time of batches varies, mean 1."""
     threads: int = 1
     """Threads one operator may use."""
-    factor: float = field(default=1.0)
+    factor: float = 1.0
     """Measured over modelled step time, so that the model is exact where it was measured."""
 
     @property
@@ -50,32 +106,134 @@ class Stages:
     @property
     def service(self) -> float:
         """s: one worker's time per step."""
-        return sum(self.fetch.values())
+        return sum(self.fetch_cpu.values()) + sum(self.fetch_blocked.values())
 
     @property
     def demand(self) -> float:
         """D: processor time of the whole job per step."""
-        return sum(self.cpu_main.values()) + sum(self.cpu_fetch.values())
+        main = self.busy - sum(self.main_blocked.values())
+        return self.width * main + sum(self.fetch_cpu.values()) + self.helpers
+
+    def cause_seconds(self) -> Seconds:
+        """Time per step by cause, of all stages together."""
+        total: Seconds = {}
+        for stage in (self.main, self.fetch_cpu, self.fetch_blocked):
+            for cause, seconds in stage.items():
+                total[cause] = total.get(cause, 0.0) + seconds
+        total[HANDOVER] = total.get(HANDOVER, 0.0) + self.receive + self.packing
+        starved = (self.slowdowns.main - 1) * self._main_cpu
+        total[STARVATION] = total.get(STARVATION, 0.0) + starved
+        return {cause: seconds for cause, seconds in total.items() if seconds > 0}
 
     def seconds(self) -> float:
         """Predicted wall time of a step."""
+        return self._seconds
+
+    @cached_property
+    def _seconds(self) -> float:
+        slow = self.slowdowns
+        busy = self._busy_steps(slow.main)
+        cpu, blocked = sum(self.fetch_cpu.values()), sum(self.fetch_blocked.values())
+        # A thread that was asleep has to get a core first: waiting is stretched like working.
+        service = max(cpu + blocked, self.packing) * slow.fetch
+        startup = self.main.get(STARTUP, 0.0)
         if self.workers == 0:
-            pipeline = self.busy + self.service
-        else:
-            pipeline = max(self.busy + self.receive, self.service / self.workers)
-        paused = sum(self.pauses.values())
-        return self.factor * max(paused + pipeline, self.demand / self.cores)
+            return self.factor * (startup + sum(busy) / len(busy) + service)
+        queue = Queue(self.workers, self.prefetch, self.in_order, self.receive * slow.main)
+        pipeline = step_seconds(busy, [service * k for k in self.fetch_shape], queue)
+        # The trainer's further threads may be spinning: only what surely has to run bounds.
+        least = (self._main_cpu + cpu + self.helpers) / self.cores
+        return self.factor * max(startup + pipeline, self.serial_share * blocked, least)
+
+    @cached_property
+    def slowdowns(self) -> Slowdowns:
+        """How much longer processor work takes for want of cores."""
+        cpu, blocked = sum(self.fetch_cpu.values()), sum(self.fetch_blocked.values())
+        main_cpu, main = self._main_cpu, self.busy
+        slow = Slowdowns(1.0 + self.contention_main.fixed, 1.0 + self.contention_fetch.fixed)
+        if self.workers == 0 or cpu + self.helpers <= 0:
+            return slow
+        for _ in range(_ROUNDS):
+            busy = main + (slow.main - 1) * main_cpu
+            service = (blocked + cpu) * slow.fetch
+            step = max(busy + self.receive * slow.main, service / self.workers, 1e-12)
+            running = (main_cpu + self.receive) * slow.main
+            fetching = (1 - WAKING) * cpu + WAKING * self.awake * (cpu + blocked)
+            crowd = Crowd(running, fetching * slow.fetch, self.helpers * slow.fetch).per(step)
+            own = self.own_slowdowns(crowd)
+            new = Slowdowns(
+                self.contention_main.slowdown(own.main), self.contention_fetch.slowdown(own.fetch)
+            )
+            slow = Slowdowns((slow.main + new.main) / 2, (slow.fetch + new.fetch) / 2)
+        return slow
+
+    def own_slowdowns(self, crowd: Crowd, foreign: float = 0.0) -> Slowdowns:
+        """Slowdowns by the job's own threads and `foreign` others, as modelled.
+
+        Args:
+            crowd: how many of the job's threads are runnable on average.
+            foreign: how many of others.
+        """
+        workers = max(1, self.workers)
+        fetching, helping = crowd.fetching / workers, crowd.helping / workers
+        # Without workers the trainer fetches itself: neither is company for the other.
+        trainer = Threads(min(1, self.workers), crowd.training, self.width)
+        helpers = Threads(self.workers, min(1.0, helping), max(1.0, helping))
+        others = Threads(max(0, self.workers - 1), fetching)
+        return Slowdowns(
+            slowdown(self.width, [Threads(self.workers, fetching), helpers], self.cores, foreign),
+            slowdown(1.0, [trainer, others, helpers], self.cores, foreign),
+        )
+
+    @property
+    def _main_cpu(self) -> float:
+        return max(0.0, self.busy - sum(self.main_blocked.values()))
+
+    def _busy_steps(self, slow: float) -> list[float]:
+        """The training thread's work in consecutive steps, starting workers left out."""
+        even = 0.0
+        steps = [0.0]
+        for cause, seconds in self.main.items():
+            if cause == STARTUP:
+                continue
+            blocked = self.main_blocked.get(cause, 0.0)
+            spent = blocked + (seconds - blocked) * slow
+            shape = self.main_shapes.get(cause)
+            if shape is None:
+                even += spent
+            elif len(steps) == 1:
+                steps = [spent * k for k in shape]
+            else:
+                steps = [s + spent * k for s, k in zip(steps, shape, strict=True)]
+        return [even + s for s in steps]
+
+    # Changes ----------------------------------------------------------------------------------
 
     def scaled(self, cause: str, k: float) -> Stages:
         """These stages with the time of `cause` multiplied by `k`, wherever it occurs."""
+        if cause == STARVATION:
+            return self._crowded_by_others(k)
+        own = self.fetch_cpu.get(cause, 0.0) + self.fetch_blocked.get(cause, 0.0)
+        own += self.packing if cause == HANDOVER else 0.0
+        whole = self.service + self.packing
+        kept = 1 - (1 - k) * self.starting_part if cause == STARTUP else 1.0
+        return replace(
+            self._crowded_by_others(kept),
+            main=_scaled(self.main, cause, k),
+            main_blocked=_scaled(self.main_blocked, cause, k),
+            fetch_cpu=_scaled(self.fetch_cpu, cause, k),
+            fetch_blocked=_scaled(self.fetch_blocked, cause, k),
+            # Helper threads work for what the fetch is about.
+            helpers=self.helpers * (1 - (1 - k) * own / whole) if own else self.helpers,
+            receive=self.receive * (k if cause == HANDOVER else 1.0),
+            packing=self.packing * (k if cause == HANDOVER else 1.0),
+        )
+
+    def _crowded_by_others(self, k: float) -> Stages:
         return replace(
             self,
-            main=_scaled(self.main, cause, k),
-            pauses=_scaled(self.pauses, cause, k),
-            fetch=_scaled(self.fetch, cause, k),
-            cpu_main=_scaled(self.cpu_main, cause, k),
-            cpu_fetch=_scaled(self.cpu_fetch, cause, k),
-            receive=self.receive * (k if cause == "cpu_preprocessing.handover" else 1.0),
+            contention_main=self.contention_main.eased(k),
+            contention_fetch=self.contention_fetch.eased(k),
         )
 
     def without(self, *causes: str) -> Stages:
@@ -85,20 +243,50 @@ class Stages:
             stages = stages.scaled(cause, 0.0)
         return stages
 
+    def slower_fetch(self, k: float) -> Stages:
+        """These stages with everything in the making of a batch `k` times as long.
+
+        Processor time is measured as it is used: what comes on top is waiting.
+        """
+        fetch = _added(self.fetch_cpu, self.fetch_blocked)
+        more = {cause: (k - 1) * seconds for cause, seconds in fetch.items()}
+        return replace(self, fetch_blocked=_added(self.fetch_blocked, more))
+
     def with_workers(self, workers: int) -> Stages:
         """These stages with another number of workers."""
         if workers > 0 and self.workers == 0:
             # Handing over costs both sides; without workers nobody has measured it.
-            handover = {"cpu_preprocessing.handover": RECEIVE_SECONDS}
             return replace(
                 self,
                 workers=workers,
                 receive=max(self.receive, RECEIVE_SECONDS),
-                cpu_fetch=_added(self.cpu_fetch, handover),
-                fetch=_added(self.fetch, handover),
+                fetch_cpu=_added(self.fetch_cpu, {HANDOVER: RECEIVE_SECONDS}),
             )
-        receive = self.receive if workers > 0 else 0.0
-        return replace(self, workers=workers, receive=receive)
+        if workers == 0 and self.workers > 0:
+            without = self.without(HANDOVER, STARTUP)
+            return replace(without, workers=0, receive=0.0)
+        return replace(self, workers=workers)
+
+    def with_prefetch(self, batches: int) -> Stages:
+        """These stages with so many batches outstanding per worker."""
+        return replace(self, prefetch=batches)
+
+    def with_any_order(self) -> Stages:
+        """These stages with batches taken as they are finished."""
+        return replace(self, in_order=False)
+
+    def with_batch(self, k: float) -> Stages:
+        """These stages with `k` times as many samples per step.
+
+        Making and computing grow with the samples; dispatching operators, the optimizer and the
+        host's own work are per step, whatever its size.
+        """
+        grow = ("data_loading.", "cpu_preprocessing.", "compute.arithmetic", "memory.bandwidth")
+        stages = self
+        for cause in {*self.main, *self.fetch_cpu, *self.fetch_blocked}:
+            if cause.startswith(grow) and cause != "data_loading.worker_startup":
+                stages = stages.scaled(cause, k)
+        return replace(stages, receive=self.receive * k)
 
     def best_workers(self) -> int:
         """The smallest number of workers within 3 % of the best that the model predicts.
@@ -111,9 +299,11 @@ class Stages:
         return next(w for w in candidates if seconds[w] <= 1.03 * best)
 
 
-def _scaled(stage: dict[str, float], cause: str, k: float) -> dict[str, float]:
+def _scaled(stage: Seconds, cause: str, k: float) -> Seconds:
+    if cause not in stage:
+        return stage
     return {name: value * k if name == cause else value for name, value in stage.items()}
 
 
-def _added(stage: dict[str, float], more: dict[str, float]) -> dict[str, float]:
+def _added(stage: Seconds, more: Seconds) -> Seconds:
     return {name: stage.get(name, 0.0) + more.get(name, 0.0) for name in {**stage, **more}}

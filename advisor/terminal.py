@@ -117,6 +117,8 @@ def _verdict(writer: _Writer, advice: Advice) -> None:
         line.append(f"  {wording.one_line(advice.source)}", "dim"), width=writer.width
     )
     writer.line(verdict.sentence, "bold")
+    if verdict.places:
+        writer.line("Where: " + "; ".join(map(wording.place, verdict.places)))
 
 
 def _breakdown(writer: _Writer, lines: list[CauseShare], step_seconds: float) -> None:

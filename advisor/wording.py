@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 
-from stepscope.advisor.advice import CauseShare, Finding, Prediction
+from stepscope.advisor.advice import CauseShare, Finding, Place, Prediction
 from stepscope.advisor.causes import CATEGORIES, CAUSES
 
 KINDS = {
@@ -45,6 +45,15 @@ def duration(seconds: float) -> str:
     # 999.6 µs is 1 ms, not 1000 µs.
     factor, unit = next(u for u in _TIME_UNITS if size / u[0] < 999.5)
     return f"{_digits(seconds / factor)} {unit}"
+
+
+def place(found: Place) -> str:
+    """A place in the source with its part of the cause: `train.py:42 in blur (81 % of it)`."""
+    where = f"{found.file.replace(chr(92), '/').rpartition('/')[2]}:{found.line}"
+    inside = f" in {found.function}" if found.function else ""
+    transform = (found.transform or "").rpartition(".")[2]
+    called = f", transform {found.transform}" if transform not in ("", found.function) else ""
+    return one_line(f"{where}{inside}{called} ({share(found.share)} of it)")
 
 
 def share(part: float) -> str:
