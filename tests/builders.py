@@ -16,9 +16,11 @@ from stepscope.advisor.advice import (
     Measured,
     NotFired,
     NotMeasured,
+    Place,
     PlanStep,
     Prediction,
     Recommendation,
+    TransformTime,
     Useless,
     Verdict,
 )
@@ -35,7 +37,9 @@ from stepscope.advisor.knowledge import (
 from stepscope.advisor.measure import Breakdown, Measurement
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import (
+    Batches,
     Calibration,
+    Ceilings,
     Configuration,
     Environment,
     FetchTotals,
@@ -48,8 +52,11 @@ from stepscope.profiler.format import (
     Profile,
     Run,
     Samples,
+    Site,
+    Solo,
     Steps,
     Window,
+    WindowPhase,
     Worker,
 )
 
@@ -93,6 +100,34 @@ def a_recommendation(**changes: Any) -> Recommendation:
     return Recommendation(**defaults | changes)
 
 
+def a_place(**changes: Any) -> Place:
+    """A transform of the user's own."""
+    defaults: dict[str, Any] = {
+        "file": "/home/user/train.py",
+        "line": 42,
+        "function": "__call__",
+        "transform": "Blur",
+        "share": 0.81,
+    }
+    return Place(**defaults | changes)
+
+
+def a_verdict(**changes: Any) -> Verdict:
+    """Two workers that prepare samples cannot keep up."""
+    defaults: dict[str, Any] = {
+        "category": "cpu_preprocessing",
+        "cause": "cpu_preprocessing.transform",
+        "healthy": False,
+        "sentence": (
+            "56 % of each 48.2 ms step goes to preparing samples: two loader workers cannot "
+            "keep up, six would make training about 1.84x as fast."
+        ),
+        "share": 0.56,
+        "places": [a_place()],
+    }
+    return Verdict(**defaults | changes)
+
+
 def a_finding(**changes: Any) -> Finding:
     """The root cause: two workers decode too slowly."""
     defaults: dict[str, Any] = {
@@ -113,6 +148,7 @@ def a_finding(**changes: Any) -> Finding:
         "recommendations": [a_recommendation()],
         "suppressed_by": None,
         "references": ["https://docs.pytorch.org/docs/stable/data.html"],
+        "places": [a_place()],
     }
     return Finding(**defaults | changes)
 
@@ -217,16 +253,7 @@ def an_advice(**changes: Any) -> Advice:
         "schema": "stepscope.advice/1",
         "tool_version": "0.1.0",
         "source": "profile.json",
-        "verdict": Verdict(
-            category="cpu_preprocessing",
-            cause="cpu_preprocessing.transform",
-            healthy=False,
-            sentence=(
-                "56 % of each 48.2 ms step goes to preparing samples: two loader workers cannot "
-                "keep up, six would make training about 1.84x as fast."
-            ),
-            share=0.56,
-        ),
+        "verdict": a_verdict(),
         "step_seconds": 0.0482,
         "breakdown": _breakdown(),
         "plan": _plan(),
@@ -262,6 +289,10 @@ def an_advice(**changes: Any) -> Advice:
                 reason="the model lives on the CPU",
                 remedy="record the run on the machine that trains",
             )
+        ],
+        "transforms": [
+            TransformTime(name="Blur", samples=81, share=0.81, seconds_per_item=1.1e-3),
+            TransformTime(name="Flip", samples=19, share=0.19, seconds_per_item=0.26e-3),
         ],
         "facts": {
             "data.wait_share": 0.64,
@@ -392,11 +423,19 @@ def a_profile(**changes: Any) -> Profile:
             first_step=120,
             steps=5,
             wall_ns=260 * MS,
-            forward_backward_ns=80 * MS,
-            top_level_cpu_ns=90 * MS,
+            phases={
+                "data_wait": WindowPhase(wall_ns=170 * MS, operator_ns=0),
+                "forward": WindowPhase(wall_ns=45 * MS, operator_ns=43 * MS, gap_ns=MS, calls=200),
+                "backward": WindowPhase(wall_ns=35 * MS, operator_ns=34 * MS, calls=100),
+            },
             operators=[
                 Operator(name="aten::mkldnn_convolution", calls=200, self_cpu_ns=41 * MS),
-                Operator(name="aten::convolution_backward", calls=100, self_cpu_ns=33 * MS),
+                Operator(
+                    name="aten::convolution_backward",
+                    calls=100,
+                    self_cpu_ns=33 * MS,
+                    phase="backward",
+                ),
             ],
         ),
         "marks": [
@@ -467,6 +506,44 @@ def some_totals(batches: int = 120, **per_batch: float) -> FetchTotals:
     return FetchTotals(batches=batches, **values)
 
 
+def some_batches(wall_ms: list[float], **columns: list[int]) -> Batches:
+    """One worker's batches, one after the other, nearly all of it processor time."""
+    wall = [round(ms * MS) for ms in wall_ms]
+    defaults: dict[str, Any] = {
+        "worker": [0] * len(wall),
+        "start_ns": [sum(wall[:i]) for i in range(len(wall))],
+        "wall_ns": wall,
+        "cpu_ns": wall,
+        "run_delay_ns": [0] * len(wall),
+    }
+    return Batches(**defaults | columns)
+
+
+def a_site(phase: str = "fetch", state: str = "running", samples: int = 10, **more: Any) -> Site:
+    """A place where a thread was seen so often."""
+    defaults: dict[str, Any] = {"file": "/home/user/train.py", "line": 42, "function": "blur"}
+    return Site(phase=phase, state=state, samples=samples, **defaults | more)
+
+
+def some_ceilings(**changes: Any) -> Ceilings:
+    """The loader alone is half as fast as the model alone; its storage is nearly full."""
+    solo: dict[str, Any] = {
+        "batches": 6,
+        "wall_ns": 50 * MS,
+        "cpu_ns": 8 * MS,
+        "run_delay_ns": 2 * MS,
+        "together_wall_ns": 96 * MS,
+        "together_cpu_ns": 8 * MS,
+        "together_run_delay_ns": 8 * MS,
+    }
+    defaults: dict[str, Any] = {
+        "model_step_ns": [20 * MS] * 8,
+        "loader_batch_ns": [80 * MS, 0] * 4,  # two workers finish at once
+        "solo": Solo(**solo),
+    }
+    return Ceilings(**defaults | changes)
+
+
 def a_run(
     phases: dict[str, float],
     *,
@@ -516,7 +593,9 @@ def a_healthy_run(**changes: Any) -> Profile:
     """Convolutions take nearly all of each step, on all cores, and nothing waits."""
     operators = [
         Operator(name="aten::mkldnn_convolution", calls=200, self_cpu_ns=190 * MS),
-        Operator(name="aten::convolution_backward", calls=100, self_cpu_ns=280 * MS),
+        Operator(
+            name="aten::convolution_backward", calls=100, self_cpu_ns=280 * MS, phase="backward"
+        ),
         Operator(name="aten::relu_", calls=150, self_cpu_ns=4 * MS),
     ]
     defaults: dict[str, Any] = {
@@ -534,8 +613,14 @@ def a_healthy_run(**changes: Any) -> Profile:
             first_step=120,
             steps=5,
             wall_ns=500 * MS,
-            forward_backward_ns=480 * MS,
-            top_level_cpu_ns=474 * MS,
+            phases={
+                "forward": WindowPhase(
+                    wall_ns=200 * MS, operator_ns=195 * MS, gap_ns=3 * MS, calls=350
+                ),
+                "backward": WindowPhase(
+                    wall_ns=280 * MS, operator_ns=279 * MS, gap_ns=MS, calls=100
+                ),
+            },
             operators=operators,
         ),
     }
@@ -559,13 +644,26 @@ def some_stages(**changes: Any) -> Stages:
         "workers": 2,
         "cores": 8.0,
         "main": {"compute.arithmetic": 0.015, "compute.optimizer": 0.002},
-        "pauses": {},
-        "fetch": {"cpu_preprocessing.transform": 0.080, "cpu_preprocessing.collate": 0.008},
+        "fetch_cpu": {"cpu_preprocessing.transform": 0.080, "cpu_preprocessing.collate": 0.008},
+        "fetch_blocked": {},
         "receive": 0.0005,
-        "cpu_main": {"compute.arithmetic": 0.030, "compute.optimizer": 0.004},
-        "cpu_fetch": {"cpu_preprocessing.transform": 0.080, "cpu_preprocessing.collate": 0.008},
+        "width": 2.0,
     }
     return Stages(**defaults | changes)
+
+
+def bursty_stages(seed: int = 0) -> Stages:
+    """4 workers make a batch in 10 ms, the trainer takes 14; some batches take 17 times as long."""
+    chance = random.Random(seed)
+    times = [chance.choice([1.0] * 15 + [17.0]) for _ in range(256)]
+    return Stages(
+        workers=4,
+        cores=16.0,
+        main={"compute.arithmetic": 0.014},
+        fetch_cpu={},
+        fetch_blocked={"data_loading.network": 0.040},
+        fetch_shape=tuple(time * len(times) / sum(times) for time in times),
+    )
 
 
 def a_measurement(stages: Stages, spread: float = 0.0) -> Measurement:

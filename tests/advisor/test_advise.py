@@ -13,6 +13,7 @@ from builders import (
     a_loader,
     a_profile,
     a_run,
+    a_site,
     even_samples,
     some_steps,
 )
@@ -86,6 +87,31 @@ def test_every_rule_is_accounted_for_once() -> None:
         assert sorted([*fired, *silent, *unknown]) == sorted(KNOWLEDGE.rules)
         assert all(rule.margin >= 0 for rule in advice.not_fired)
         assert all(finding.margin >= 0 for finding in advice.findings)
+
+
+def test_the_places_of_the_bottleneck_are_named() -> None:
+    sites = [a_site(line=7, transform="Blur", samples=90), a_site(line=9, samples=10)]
+
+    advice = advice_for(a_data_bound_run(loader={"sites": sites}))
+
+    assert [place.line for place in advice.verdict.places] == [7, 9]
+    assert advice.verdict.places[0].transform == "Blur"
+    found = next(f for f in advice.findings if f.rule == "slow_transform")
+    assert found.places == advice.verdict.places
+    assert [part.name for part in advice.transforms] == ["Blur"]
+    assert advice_for(a_data_bound_run()).verdict.places == []
+
+
+def test_a_hand_written_update_is_an_optimizer_to_be_found() -> None:
+    profile = a_run(
+        {"forward": 20.0, "backward": 20.0, "after_backward": 60.0},
+        sites=[a_site("after_backward", line=12)],
+    )
+
+    verdict = advice_for(profile).verdict
+
+    assert verdict.cause == "compute.optimizer"
+    assert [place.line for place in verdict.places] == [12]
 
 
 def test_more_workers_are_not_advised_where_the_cores_are_full() -> None:
@@ -203,7 +229,12 @@ def test_hostile_text_survives_as_text() -> None:
     profile = a_data_bound_run(
         run=run,
         problems=[HOSTILE],
-        loader={"collate_fn": HOSTILE, "dataset": HOSTILE, "start_method": HOSTILE},
+        loader={
+            "collate_fn": HOSTILE,
+            "dataset": HOSTILE,
+            "start_method": HOSTILE,
+            "sites": [a_site(file=HOSTILE, function=HOSTILE, transform=HOSTILE)],
+        },
     )
     profile.environment.cpu_model = profile.environment.platform = HOSTILE
     profile.environment.variables = {"OMP_NUM_THREADS": HOSTILE}
@@ -248,7 +279,9 @@ def test_the_document_keeps_its_contract(profile: Profile) -> None:
     validator.validate(document)
     assert next(iter(document)) == "schema"
     assert document["schema"] == SCHEMA
-    assert {"category", "cause", "healthy", "sentence", "share"} <= set(document["verdict"])
+    assert {"category", "cause", "healthy", "sentence", "share", "places"} <= set(
+        document["verdict"]
+    )
     assert {"plan", "findings", "not_fired", "not_measured", "environment"} <= set(document)
     assert all(
         {"cause", "seconds_per_step", "share", "low", "high"} <= set(line)

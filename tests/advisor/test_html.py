@@ -10,13 +10,15 @@ from builders import (
     a_finding,
     a_histogram,
     a_loader,
+    a_place,
     a_profile,
     a_recommendation,
+    a_verdict,
     an_advice,
     some_steps,
 )
 
-from stepscope.advisor.advice import Advice, NotFired, Useless, Verdict
+from stepscope.advisor.advice import Advice, NotFired, TransformTime, Useless
 from stepscope.advisor.html import render
 from stepscope.profiler.format import Configuration, Mark, Operator, Profile, Run, Samples, Window
 
@@ -80,6 +82,20 @@ def test_the_verdict_comes_first_and_the_sections_follow_in_order() -> None:
     assert places == sorted(places)
 
 
+def test_the_places_of_a_cause_and_the_time_of_the_transforms_are_named() -> None:
+    found = page()
+
+    assert "train.py:42 in __call__, transform Blur (81 % of it)" in found.text
+    assert "/home/user/train.py" in found.values("title", "code")
+    assert "Making a sample" in found.text
+    assert "100 looks" in found.text
+    nowhere = page(
+        an_advice(verdict=a_verdict(places=[]), findings=[a_finding(places=[])], transforms=[])
+    )
+    assert "Where:" not in nowhere.text
+    assert "transforms" not in nowhere.values("id")
+
+
 def test_every_finding_has_an_anchor_that_is_linked() -> None:
     found = page()
 
@@ -126,8 +142,10 @@ def test_text_of_the_profile_is_escaped_everywhere() -> None:
                 cause=HOSTILE,
                 references=[HOSTILE],
                 recommendations=[fix],
+                places=[a_place(file=HOSTILE, function=HOSTILE, transform=HOSTILE)],
             )
         ],
+        transforms=[TransformTime(name=HOSTILE, samples=1, share=1.0, seconds_per_item=1.0)],
         tempting=[Useless(method="x", title=HOSTILE, reason=HOSTILE)],
         not_fired=[
             NotFired(rule=HOSTILE, title=HOSTILE, cause=HOSTILE, margin=0.1, reason=HOSTILE)
@@ -207,10 +225,16 @@ def test_an_incomplete_run_is_said_loudly(run: Run, words: str) -> None:
 
 def test_a_bare_healthy_profile_leaves_out_what_it_has_no_data_for() -> None:
     nothing = some_steps(0, 0)
-    verdict = Verdict(
-        category="compute", cause="compute.arithmetic", healthy=True, sentence="Fine.", share=0.9
+    verdict = a_verdict(
+        category="compute",
+        cause="compute.arithmetic",
+        healthy=True,
+        sentence="Fine.",
+        share=0.9,
+        places=[],
     )
     lists = ["breakdown", "plan", "findings", "tempting", "already_on", "not_fired", "not_measured"]
+    lists.append("transforms")
     empty: dict[str, Any] = {name: [] for name in lists}
     advice = an_advice(**empty, verdict=verdict, facts={}, notes=[], environment={}, left="")
     profile = a_profile(
@@ -249,8 +273,7 @@ def test_a_long_run_stays_a_small_page() -> None:
             first_step=1,
             steps=3,
             wall_ns=1,
-            forward_backward_ns=1,
-            top_level_cpu_ns=1,
+            phases={},
             operators=operators,
         ),
     )

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from builders import a_finding, a_recommendation, an_advice
+from builders import a_finding, a_place, a_recommendation, a_verdict, an_advice
 
-from stepscope.advisor.advice import Verdict
 from stepscope.advisor.markdown import render
 
 
@@ -20,8 +19,13 @@ def test_holds_verdict_breakdown_plan_and_findings() -> None:
 
 
 def test_leaves_out_what_is_empty() -> None:
-    verdict = Verdict(
-        category="compute", cause="compute.arithmetic", healthy=True, sentence="Fine.", share=0.9
+    verdict = a_verdict(
+        category="compute",
+        cause="compute.arithmetic",
+        healthy=True,
+        sentence="Fine.",
+        share=0.9,
+        places=[],
     )
 
     text = render(
@@ -31,6 +35,16 @@ def test_leaves_out_what_is_empty() -> None:
     )
 
     assert text.startswith("### stepscope: healthy\n\n**Fine.**\n\n<sub>")
+
+
+def test_names_the_places_where_the_cause_was_seen() -> None:
+    finding = a_finding(places=[a_place(), a_place(line=7, function="<b>", transform=None)])
+
+    text = render(an_advice(findings=[finding]))
+
+    assert "Where: train.py:42 in \\_\\_call\\_\\_, transform Blur" in text
+    assert "Where" not in render(an_advice(findings=[a_finding(places=[])]))
+    assert "<b>" not in text
 
 
 def test_text_of_the_profile_is_inert() -> None:

@@ -18,7 +18,7 @@ PINNED = Condition(fact="loader.pin_memory", op="==", value=True)
 def a_loop(**seconds: float) -> Stages:
     """A trainer without loader: 10 s of A, 6 s of B, 4 s of C, unless told otherwise."""
     main = {A: 10.0, B: 6.0, C: 4.0} | {f"host.{name}": s for name, s in seconds.items()}
-    return some_stages(workers=0, main=main, fetch={}, receive=0.0, cpu_main={}, cpu_fetch={})
+    return some_stages(workers=0, main=main, fetch_cpu={}, receive=0.0)
 
 
 def plan(*methods: Method, stages: Stages | None = None, facts: Facts | None = None) -> Plan:
@@ -176,7 +176,7 @@ def test_the_bottleneck_is_what_gains_most_not_what_takes_most() -> None:
     hidden = some_stages(
         workers=4,
         main={"compute.arithmetic": 0.020, "host.gc": 0.004},
-        fetch={"cpu_preprocessing.transform": 0.060},
+        fetch_cpu={"cpu_preprocessing.transform": 0.060},
     )
 
     assert bottleneck(hidden) == "compute.arithmetic"
@@ -189,14 +189,19 @@ def test_among_equal_gains_the_larger_time_is_the_bottleneck() -> None:
         cores=64.0,
         receive=0.0,
         main={"compute.arithmetic": 0.050},
-        fetch={"cpu_preprocessing.transform": 0.050, "cpu_preprocessing.collate": 0.0},
+        fetch_cpu={"cpu_preprocessing.transform": 0.050},
     )
 
     assert bottleneck(balanced) == "compute.arithmetic"
-    assert bottleneck(some_stages(main={}, fetch={}, pauses={})) == "host.python"
+    assert bottleneck(some_stages(main={}, fetch_cpu={}, receive=0.0)) == "host.python"
 
 
 def test_rare_long_stops_count_for_the_bottleneck() -> None:
-    stopped = some_stages(pauses={"host.validation": 0.2})
+    spikes = (0.0,) * 63 + (64.0,)
+    stopped = some_stages(
+        workers=8,
+        main={"compute.arithmetic": 0.015, "host.validation": 0.020},
+        main_shapes={"host.validation": spikes},
+    )
 
     assert bottleneck(stopped) == "host.validation"

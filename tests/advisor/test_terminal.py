@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from builders import an_advice
+from builders import a_place, a_verdict, an_advice
 from rich.cells import cell_len
 from rich.console import Console
 
-from stepscope.advisor.advice import Advice, Useless, Verdict
+from stepscope.advisor.advice import Advice, Useless
 from stepscope.advisor.terminal import print_verdict
 
 
@@ -57,12 +57,13 @@ def test_stays_within_100_columns(width: int) -> None:
 
 
 def test_a_healthy_run_without_a_plan_says_so() -> None:
-    verdict = Verdict(
+    verdict = a_verdict(
         category="compute",
         cause="compute.arithmetic",
         healthy=True,
         sentence="Nothing to fix: at most 4 % is left.",
         share=0.93,
+        places=[],
     )
 
     text = printed(
@@ -74,7 +75,16 @@ def test_a_healthy_run_without_a_plan_says_so() -> None:
     assert "HEALTHY: Compute" in text
     assert "Nothing to fix" in text
     assert "Plan" not in text
-    assert "Where the step goes" not in text
+    assert "Where" not in text
+
+
+def test_names_the_places_where_the_cause_was_seen() -> None:
+    places = [a_place(), a_place(line=7, function="flip", transform=None, share=0.1)]
+
+    text = printed(an_advice(verdict=a_verdict(places=places)))
+
+    assert "train.py:42 in __call__, transform Blur (81 % of it); train.py:7 in flip" in text
+    assert "/home/user" not in text
 
 
 def test_colour_is_for_terminals_only() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from stepscope.profiler import profile
-from stepscope.profiler.format import Profile, Steps
+from stepscope.profiler.format import Loader, Profile, Steps
 from stepscope.profiler.storage import load
 
 MS = 1_000_000
@@ -121,6 +121,28 @@ def record(path: Path, body: Callable[[profile], Any], **options: Any) -> Profil
     with profile(path, **options) as prof:
         body(prof)
     return load(path)
+
+
+def epochs(loader: Any, count: int = 1) -> Callable[[profile], None]:
+    """A loop that goes through `loader` so many times and does nothing else."""
+
+    def body(prof: profile) -> None:
+        for _ in range(count):
+            for _ in prof.steps(loader):
+                pass
+
+    return body
+
+
+def only_loader(recorded: Profile) -> Loader:
+    """The one loader that was iterated."""
+    (loader,) = recorded.loaders
+    return loader
+
+
+def totals(loader: Loader, name: str) -> int:
+    """A figure of the loader's fetches, summed over its workers."""
+    return sum(getattr(worker.totals, name) or 0 for worker in loader.workers)
 
 
 def run_steps(prof: profile, step: Callable[[], Any], count: int = 3) -> None:

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,40 +17,27 @@ from loops import (
     SpinningPoints,
     all_steps,
     assert_exclusive,
+    epochs,
+    only_loader,
     record,
     sleepy_collate,
     spent,
+    totals,
+)
+from pipelines import (
+    SPIN_S,
+    AtOnce,
+    Nested,
+    NestedWorkers,
+    Quick,
+    SuicidalPoints,
 )
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from stepscope.profiler import profile
-from stepscope.profiler.format import Loader, Profile
-from stepscope.profiler.loaders import LoaderLog, RingFolder
-from stepscope.profiler.observed import Observed
-from stepscope.profiler.ring import BatchRecord, RingWriter
+from stepscope.profiler.storage import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-Loop = Callable[[profile], Any]
-
-
-def epochs(loader: Any, count: int = 1) -> Loop:
-    """A loop that goes through `loader` so many times and does nothing else."""
-
-    def body(prof: profile) -> None:
-        for _ in range(count):
-            for _ in prof.steps(loader):
-                pass
-
-    return body
-
-
-def only_loader(recorded: Profile) -> Loader:
-    (loader,) = recorded.loaders
-    return loader
-
-
-def totals(loader: Loader, name: str) -> int:
-    return sum(getattr(worker.totals, name) or 0 for worker in loader.workers)
 
 
 BATCHES_OF_4: dict[str, dict[str, Any]] = {
@@ -244,47 +231,90 @@ def test_pairs_of_loaders_are_followed(tmp_path: Path) -> None:
     assert sum(steps.total for steps in all_steps(result)) == 2
 
 
-# What workers leave behind ------------------------------------------------------------------------
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whole_batches_asked_of_the_dataset_are_recorded(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(AtOnce(Quick()), batch_size=4, num_workers=workers)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+    assert totals(found, "batches") == 2
+    assert totals(found, "items") == 8
 
 
-def description(**changes: Any) -> Loader:
-    fields: dict[str, Any] = {"class_name": "DataLoader", "dataset": "Points"}
-    fields |= {"dataset_kind": "map", "num_workers": 1}
-    return Loader(**fields | changes)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_inside_the_dataset_is_part_of_the_fetch(tmp_path: Path, workers: int) -> None:
+    loader = DataLoader(Nested(), batch_size=2, num_workers=workers)
+    result = record(tmp_path / "profile.json", epochs(loader))
+    found = only_loader(result)
+
+    assert found.dataset == "Nested"
+    assert totals(found, "batches") == 2
+    assert totals(found, "items") == 4
+    assert totals(found, "cpu_ns") >= 4 * 8 * int(SPIN_S * 1e9)
+    assert totals(found, "cpu_ns") <= totals(found, "wall_ns") + 2 * MS
+    assert result.problems == []
 
 
-@pytest.fixture
-def folder() -> Iterator[RingFolder]:
-    made = RingFolder()
-    yield made
-    made.remove()
-    assert not made.path.exists()
+def test_workers_of_a_loader_inside_the_dataset_are_told_apart(tmp_path: Path) -> None:
+    loader = DataLoader(NestedWorkers(), batch_size=2)
+    result = record(tmp_path / "profile.json", epochs(loader))
+    outer, inner = result.loaders
+    assert (outer.dataset, totals(outer, "items")) == ("NestedWorkers", 2)
+    assert (inner.dataset, totals(inner, "items")) == ("Points", 2 * 8)
 
 
-def write_ring(path: Path, records: int) -> None:
-    writer = RingWriter(path, worker_id=1)
-    for _ in range(records):
-        writer.append(BatchRecord._make([7] * len(BatchRecord._fields)))
+def test_a_run_that_skips_batches_is_recorded(tmp_path: Path) -> None:
+    loader = DataLoader(Points(24), batch_size=4, num_workers=1)
+
+    def body(prof: profile) -> None:
+        for _ in prof.steps(itertools.islice(loader, 2, None)):
+            pass
+
+    result = record(tmp_path / "profile.json", body)
+    assert totals(only_loader(result), "batches") == 6
+    assert sum(steps.total for steps in all_steps(result)) == 4
+    assert_exclusive(result)
 
 
-def test_rings_of_finished_workers_are_removed(folder: RingFolder) -> None:
-    log = LoaderLog(0, description(), 0)
-    finished = [
-        multiprocessing.get_context("fork").Process(
-            target=write_ring, args=(folder.path / f"0-{i}-1.ring", 3)
-        )
-        for i in range(3)
-    ]
-    for process in finished:
-        process.start()
-    for process in finished:
-        process.join()
-    write_ring(folder.path / "0-9-1.ring", 5)  # ours: still alive
-    folder.drain([log])
+def test_batches_out_of_order_are_recorded(tmp_path: Path) -> None:
+    try:
+        loader = DataLoader(Points(24), batch_size=4, num_workers=2, in_order=False)
+    except TypeError:
+        pytest.skip("needs PyTorch 2.6")
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+    assert found.in_order is False
+    assert totals(found, "batches") == 6
 
-    assert [file.name for file in folder.path.iterdir()] == ["0-9-1.ring"]
-    assert len(folder.worker_pids()) == 1
-    assert sum(worker.totals.batches for worker in log.result().workers) == 14
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning")
+def test_a_pinning_thread_is_no_worker(tmp_path: Path) -> None:
+    loader = DataLoader(Points(8), batch_size=4, num_workers=1, pin_memory=True)
+    found = only_loader(record(tmp_path / "profile.json", epochs(loader)))
+    assert found.pin_memory
+    assert totals(found, "batches") == 2
+    assert len(found.workers) == 1
+
+
+def test_a_killed_worker_leaves_what_it_has_told(tmp_path: Path) -> None:
+    loader = DataLoader(SuicidalPoints(16, at=9), batch_size=4, num_workers=1)
+    file = tmp_path / "profile.json"
+    with pytest.raises(RuntimeError, match=r"exited unexpectedly|killed by signal"):
+        record(file, epochs(loader))
+    found = only_loader(load(file))
+    assert totals(found, "batches") == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*set_vital.*:UserWarning")
+def test_a_stateful_loader_is_recorded(tmp_path: Path) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+    options: dict[str, Any] = {"batch_size": 4, "num_workers": 1}
+    first = stateful.StatefulDataLoader(Points(24), **options)
+    state = next(
+        state for number, _ in enumerate(first) if (state := first.state_dict()) and number
+    )
+    resumed = stateful.StatefulDataLoader(Points(24), **options)
+    resumed.load_state_dict(state)
+    result = record(tmp_path / "profile.json", epochs(resumed))
+    assert sum(steps.total for steps in all_steps(result)) == 4
+    assert totals(only_loader(result), "batches") >= 4
 
 
 def test_many_epochs_of_workers_hold_no_files_open(tmp_path: Path) -> None:
@@ -304,53 +334,3 @@ def test_many_epochs_of_workers_hold_no_files_open(tmp_path: Path) -> None:
 
     record(tmp_path / "profile.json", body)
     assert held[1] <= held[0] + 1
-
-
-def test_an_unfinished_ring_is_read_later(folder: RingFolder) -> None:
-    log = LoaderLog(0, description(), 0)
-    (folder.path / "0-0-1.ring").touch()
-    folder.drain([log])
-    assert log.result().workers == []
-    (folder.path / "0-0-1.ring").unlink()
-    write_ring(folder.path / "0-0-1.ring", 2)
-    folder.drain([log])
-    assert log.result().workers[0].totals.batches == 2
-
-
-def test_lost_records_are_told(folder: RingFolder) -> None:
-    log = LoaderLog(0, description(), 0)
-    write_ring(folder.path / "0-0-1.ring", 3000)
-    folder.drain([log])
-    folder.drain([log])
-    (worker,) = log.result().workers
-    assert worker.totals.batches + worker.lost == 3000
-    assert worker.lost > 900
-
-
-def test_figures_the_kernel_does_not_tell_stay_unknown() -> None:
-    log = LoaderLog(0, description(), 0)
-    fields = BatchRecord._make([5] * len(BatchRecord._fields))
-    log.add(0, 1, fields._replace(run_delay_ns=-1, read_bytes=-1))
-    log.add(0, 1, fields._replace(run_delay_ns=-1, read_bytes=-1))
-    (worker,) = log.result().workers
-
-    assert worker.totals.run_delay_ns is None
-    assert worker.totals.read_bytes is None
-    assert worker.totals.wall_ns == 10
-
-
-def test_the_number_of_workers_and_loaders_is_bounded(tmp_path: Path) -> None:
-    log = LoaderLog(0, description(), 0)
-    for pid in range(1000):
-        log.add(0, pid, BatchRecord._make([1] * len(BatchRecord._fields)))
-    result = log.result()
-    assert len(result.workers) == 256
-    assert sum(worker.totals.batches for worker in result.workers) == 1000
-
-    observed = Observed(tmp_path, 0)
-    for length in range(64):
-        observed.add_loader(description(length=length))
-    assert observed.add_loader(description(length=3)) is observed.loaders[3]
-    with pytest.raises(ValueError, match="64 different loaders"):
-        observed.add_loader(description(length=1000))
-    assert len(observed.loaders) == 64

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from stepscope.profiler import machine, sampler
+from stepscope.profiler import cgroup, machine, sampler
 from stepscope.profiler.machine import VARIABLES, calibrate, configuration, environment
 from stepscope.profiler.observed import Observed
 from stepscope.profiler.sampler import Nvml, Sampler
@@ -58,23 +58,18 @@ def test_text_that_is_not_utf_8_is_made_printable(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("files", "quota", "limit"),
-    [
-        ({}, None, None),
-        ({"cpu.max": "max 100000", "memory.max": "max"}, None, None),
-        ({"cpu.max": "150000 100000", "memory.max": "1048576"}, 1.5, 1048576),
-        ({"memory.max": str(2**62)}, None, None),
-    ],
+    ("quota", "limit", "kept"),
+    [(None, None, None), (1.5, 1048576, 1048576), (0.5, 2**59, None)],
 )
 def test_limits_of_the_cgroup(
-    monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: float | None, limit: int | None
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, limit: int | None, kept: int | None
 ) -> None:
-    values = {name: text.split() for name, text in files.items() if not text.startswith("max")}
-    monkeypatch.setattr(machine, "_cgroup_values", lambda name: values.get(name, []))
+    monkeypatch.setattr(cgroup, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(cgroup, "memory_limit", lambda: limit)
     found = environment([])
 
     assert found.cpu_quota == quota
-    assert found.memory_limit_bytes == limit
+    assert found.memory_limit_bytes == kept
     assert found.usable_cores == min(found.cpu_affinity, quota or 10**9)
 
 
@@ -115,6 +110,8 @@ def test_calibrating_draws_no_random_number_and_takes_little_time() -> None:
     assert found.gemm_bf16_flops is not None
     assert found.gemm_bf16_flops > 1e6
     assert found.threads == torch.get_num_threads()
+    assert found.fresh_bytes_per_s is not None
+    assert 1e6 < found.fresh_bytes_per_s < 1e13
 
 
 # NVML: a fake library, since there need not be a device -------------------------------------------
@@ -247,7 +244,7 @@ def make_sampler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Samp
     made: list[Sampler] = []
 
     def make(tick: Callable[[], None], problems: list[str]) -> Sampler:
-        made.append(Sampler(time.perf_counter_ns(), list, tick, problems.append))
+        made.append(Sampler(time.perf_counter_ns(), tick, problems.append))
         made[-1].start()
         return made[-1]
 
@@ -276,6 +273,9 @@ def test_samples_are_taken_until_it_is_stopped(make_sampler: Callable[..., Sampl
     assert all(value is not None and value <= 1 for value in share)
     busy = found.columns["system_busy_cores"]
     assert sum(value or 0 for value in busy) / len(busy) <= 2 * cores
+    if sys.platform == "linux":
+        delay = found.columns["thread_delay_cores"]
+        assert all(value is not None and value >= 0 for value in delay)
     assert running.cpu_ns > 0
     assert problems == []
 

@@ -67,9 +67,11 @@ def test_any_sequence_of_phases_sums_exactly(recorder: Recorder) -> None:
             stack.append(recorder.enter_wait())
             recorder.leave_wait(stack.pop())
     recorder.end_step()
+    recorder.close()
     steps = recorder.steps("steady")
 
     assert steps.total == recorder.step_index > 100
+    assert len(steps.count) < steps.total
     assert_exclusive(steps)
     assert all(value >= 0 for column in steps.phases.values() for value in column)
 

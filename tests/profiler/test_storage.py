@@ -128,18 +128,19 @@ def test_a_million_steps_stay_small(tmp_path: Path) -> None:
         steps += 1
         if steps == 100_000 and time.monotonic() - began > 1.5:
             break  # a slow machine: the rest goes to the tables below
+    recorder.close()
     table = SummedRows(["first", "count", "wall_ns"], firsts=["first"])
+    timeline = recorder._timeline
     for i in range(steps, 1_000_000):
-        recorder._store(
-            [i, 1, 1000 + i % 7, 1000 + i % 7, 900, 950, 5, 1, 1, *recorder.spent], 1000 + i % 7
-        )
+        wall = 1000 + i % 7
+        timeline.append("steady", [i, 1, wall, wall, 900, 950, 5, 1, 1, *recorder.spent])
+        timeline.count(wall)
         table.append([i, 1, 1000])
     profile = a_profile(
         warmup=recorder.steps("warmup"),
         steady=recorder.steps("steady"),
         step_time=recorder.step_time(),
     )
-    recorder.close()
     file = tmp_path / "profile.json"
     save(profile, file)
 

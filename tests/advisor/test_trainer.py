@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import CALIBRATION, MS, a_run, even_steps
+from msgspec.structs import replace
+
+from stepscope.advisor.measure import measure
+from stepscope.advisor.trainer import (
+    Trainer,
+    growth_bytes_per_step,
+    growth_seconds,
+    theil_sen,
+)
+from stepscope.profiler.format import (
+    Collective,
+    Operator,
+    Profile,
+    Samples,
+    Window,
+    WindowPhase,
+)
+
+ARITHMETIC, LAUNCH = "compute.arithmetic", "compute.launch"
+
+
+def causes(profile: Profile, steps: float = 1, **phases: float) -> dict[str, float]:
+    found = Trainer(profile).causes(phases, steps)
+    return {cause: seconds for cause, seconds in found.items() if seconds > 0}
+
+
+def a_trainer(**changes: Any) -> Profile:
+    return a_run({"forward": 100.0}, **changes)
+
+
+def exchanging(communication: float, overlap: float) -> Collective:
+    return Collective(
+        gradient_bytes=1,
+        buckets=1,
+        communication_ns=round(communication * MS),
+        overlap_ns=round(overlap * MS),
+        backward_ns=1,
+    )
+
+
+def growing(bytes_per_s: float, samples: int = 60, noise: float = 0.0) -> Samples:
+    """Resident memory, sampled each second, after a jump at the start."""
+    start = samples // 3
+    rss = [
+        1e8 if s < start else 2e9 + bytes_per_s * s + noise * (s % 7 == 0) for s in range(samples)
+    ]
+    return Samples(
+        time_ns=[s * 1000 * MS for s in range(samples)],
+        columns={"rss_bytes": list[float | None](rss)},
+    )
+
+
+def test_waiting_for_data_is_no_work_of_the_trainer() -> None:
+    assert causes(a_trainer(), data_wait=5.0, forward=2.0) == {ARITHMETIC: 2.0}
+
+
+def test_the_time_is_kept_whole() -> None:
+    phases = {"forward": 1.0, "backward": 2.0, "logging": 0.5, "own": 0.25, "after_backward": 0.1}
+
+    found = causes(a_trainer(collectives=[exchanging(300, 0)]), **phases)
+
+    assert sum(found.values()) == pytest.approx(sum(phases.values()))
+
+
+def test_a_hand_written_update_is_the_optimizer() -> None:
+    without = a_trainer()
+
+    assert causes(without, after_backward=3.0) == {"compute.optimizer": 3.0}
+    measured = measure(a_run({"backward": 70.0, "after_backward": 30.0})).breakdown.causes
+    assert measured["compute.optimizer"].share == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("part", ["warmup", "steady"])
+def test_beside_an_optimizer_what_follows_backward_is_python(part: str) -> None:
+    stepping = even_steps({"forward": 100.0}, calls={"optimizer_steps": 100})
+    profile = a_trainer(**{part: stepping})
+
+    assert causes(profile, after_backward=3.0, optimizer=1.0) == {
+        "host.python": 3.0,
+        "compute.optimizer": 1.0,
+    }
+
+
+def test_functional_losses_in_python_compute() -> None:
+    window = Window(
+        first_step=1,
+        steps=1,
+        wall_ns=100,
+        phases={"python": WindowPhase(wall_ns=100, operator_ns=60, gap_ns=20)},
+        operators=[Operator(name="aten::mm", calls=0, self_cpu_ns=60, phase="python")],
+    )
+
+    found = causes(a_trainer(window=window), python=10.0)
+
+    # 80 of 100 ns compute: 60 in products, 20 between them.
+    assert found == {
+        "host.python": pytest.approx(2.0),
+        ARITHMETIC: pytest.approx(6.0),
+        LAUNCH: pytest.approx(2.0),
+    }
+
+
+def test_what_backward_does_not_hide_of_the_exchange_is_taken_out_of_computing() -> None:
+    profile = a_trainer(collectives=[exchanging(45, 15), exchanging(10, 30)])
+
+    found = causes(profile, steps=10, forward=1.0, backward=1.0)
+
+    assert found == {
+        ARITHMETIC: pytest.approx(1.7),
+        "communication.collective": pytest.approx(0.3),
+    }
+    assert causes(profile, steps=1000, forward=1.0, backward=1.0) == {
+        ARITHMETIC: pytest.approx(1.0),
+        "communication.collective": pytest.approx(1.0),
+    }
+
+
+# Growth -----------------------------------------------------------------------------------------
+
+
+def test_growth_is_the_slope_after_start_up() -> None:
+    # 100 ms a step: ten steps a second.
+    assert growth_bytes_per_step(a_trainer(samples=growing(1e7))) == pytest.approx(1e6)
+    noisy = growing(1e7, noise=5e8)
+    assert growth_bytes_per_step(a_trainer(samples=noisy)) == pytest.approx(1e6, rel=0.3)
+
+
+def test_too_few_samples_show_no_growth() -> None:
+    assert growth_bytes_per_step(a_trainer(samples=growing(1e7, samples=9))) is None
+    assert growth_bytes_per_step(a_trainer()) is None
+
+
+def test_memory_that_is_kept_costs_its_fresh_pages() -> None:
+    profile = a_trainer(samples=growing(1e8))
+    assert growth_seconds(profile) == 0  # nobody timed fresh memory
+    profile.environment.calibration = replace(CALIBRATION, fresh_bytes_per_s=1e9)
+
+    assert growth_seconds(profile) == pytest.approx(0.01)
+    assert causes(profile, steps=2, forward=0.2) == {
+        ARITHMETIC: pytest.approx(0.18),
+        "memory.growth": pytest.approx(0.02),
+    }
+    # It can be no more than there was to take it from.
+    assert causes(profile, steps=2, forward=0.01, logging=0.2)["memory.growth"] == 0.01
+    assert measure(profile).breakdown.causes["memory.growth"].share == pytest.approx(0.1)
+
+
+def test_memory_that_is_given_back_costs_nothing() -> None:
+    profile = a_trainer(samples=growing(-1e8))
+    profile.environment.calibration = replace(CALIBRATION, fresh_bytes_per_s=1e9)
+
+    assert growth_seconds(profile) == 0
+
+
+def test_the_slope_ignores_outliers() -> None:
+    line = [(float(x), 3.0 * x + 1) for x in range(30)]
+    line[7], line[20] = (7.0, 1e9), (20.0, -1e9)
+
+    assert theil_sen(line) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("points", [[], [(1.0, 2.0)], [(1.0, 2.0), (1.0, 5.0)]])
+def test_points_without_extent_have_no_slope(points: list[tuple[float, float]]) -> None:
+    assert theil_sen(points) == 0
+
+
+def test_a_long_series_is_thinned_out() -> None:
+    assert theil_sen([(float(x), -0.5 * x) for x in range(5000)]) == pytest.approx(-0.5)
