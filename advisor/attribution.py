@@ -69,8 +69,7 @@ def _wait(sources: Sources, block: Block) -> dict[str, float]:
     if sources.workers:
         receive = wait - sources.starved(block)
     elif sources.loader is not None:
-        inside = (sum(sources.fetch.wall.values()) + sources.fetch.run_delay) * block.steps
-        receive = max(0.0, wait - inside)
+        receive = max(0.0, wait - sources.fetch.elapsed * block.steps)
     else:
         receive = 0.0
     parts = {HANDOVER: receive}

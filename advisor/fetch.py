@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from stepscope.advisor.stages import HANDOVER
 from stepscope.profiler.format import Calibration, FetchTotals, Loader, Profile
 
 TRANSFORM, COLLATE = "cpu_preprocessing.transform", "cpu_preprocessing.collate"
-HANDOVER = "cpu_preprocessing.handover"
 STORAGE, NETWORK = "data_loading.storage", "data_loading.network"
 SMALL_FILES = "data_loading.small_files"
 
@@ -54,6 +54,11 @@ class Fetch(NamedTuple):
             k * self.helpers,
             k * self.packing,
         )
+
+    @property
+    def elapsed(self) -> float:
+        """From the beginning of the fetches to their end, run delay included."""
+        return sum(self.wall.values()) + self.run_delay
 
     @property
     def wall(self) -> dict[str, float]:

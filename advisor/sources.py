@@ -9,7 +9,14 @@ from typing import NamedTuple
 from stepscope.advisor.blocks import Block
 from stepscope.advisor.ceilings import model_step_seconds, own_delay_share, serial_fraction
 from stepscope.advisor.contention import Contention, divide
-from stepscope.advisor.fetch import Fetch, fetch_composition, fetch_totals, training_loader
+from stepscope.advisor.fetch import (
+    NETWORK,
+    TRANSFORM,
+    Fetch,
+    fetch_composition,
+    fetch_totals,
+    training_loader,
+)
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import STARTUP, Crowd, Slowdowns, Stages
 from stepscope.advisor.trainer import COMPUTE, Trainer
@@ -166,8 +173,7 @@ class Sources:
         if looks < _MIN_LOOKS or self.fetch is None or not self.workers:
             return 1.0
         taking = sum(site.samples for site in sleeps if site.state == "socket") / looks
-        made = sum(self.fetch.wall.values()) + self.fetch.run_delay
-        busy = made * self.whole.steps / (self.workers * self.whole.wall)
+        busy = self.fetch.elapsed * self.whole.steps / (self.workers * self.whole.wall)
         return 1.0 - taking * (1.0 - min(1.0, busy))
 
     # Stages -------------------------------------------------------------------------------------
@@ -286,8 +292,8 @@ def _fetch_of_iterator(block: Block) -> Fetch | None:
     cpu = min(wait, block.wait_cpu / block.steps)
     starved = min(wait - cpu, block.wait_run_delay / block.steps)
     return Fetch(
-        {"cpu_preprocessing.transform": cpu},
-        {"data_loading.network": wait - cpu - starved},
+        {TRANSFORM: cpu},
+        {NETWORK: wait - cpu - starved},
         starved,
         0.0,
     )

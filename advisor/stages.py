@@ -111,8 +111,7 @@ class Stages:
     @property
     def demand(self) -> float:
         """D: processor time of the whole job per step."""
-        main = self.busy - sum(self.main_blocked.values())
-        return self.width * main + sum(self.fetch_cpu.values()) + self.helpers
+        return self.width * self._main_cpu + sum(self.fetch_cpu.values()) + self.helpers
 
     def cause_seconds(self) -> Seconds:
         """Time per step by cause, of all stages together."""
@@ -135,7 +134,7 @@ class Stages:
         busy = self._busy_steps(slow.main)
         cpu, blocked = sum(self.fetch_cpu.values()), sum(self.fetch_blocked.values())
         # A thread that was asleep has to get a core first: waiting is stretched like working.
-        service = max(cpu + blocked, self.packing) * slow.fetch
+        service = max(self.service, self.packing) * slow.fetch
         startup = self.main.get(STARTUP, 0.0)
         if self.workers == 0:
             return self.factor * (startup + sum(busy) / len(busy) + service)
@@ -148,17 +147,17 @@ class Stages:
     @cached_property
     def slowdowns(self) -> Slowdowns:
         """How much longer processor work takes for want of cores."""
-        cpu, blocked = sum(self.fetch_cpu.values()), sum(self.fetch_blocked.values())
+        cpu = sum(self.fetch_cpu.values())
         main_cpu, main = self._main_cpu, self.busy
         slow = Slowdowns(1.0 + self.contention_main.fixed, 1.0 + self.contention_fetch.fixed)
         if self.workers == 0 or cpu + self.helpers <= 0:
             return slow
         for _ in range(_ROUNDS):
             busy = main + (slow.main - 1) * main_cpu
-            service = (blocked + cpu) * slow.fetch
+            service = self.service * slow.fetch
             step = max(busy + self.receive * slow.main, service / self.workers, 1e-12)
             running = (main_cpu + self.receive) * slow.main
-            fetching = (1 - WAKING) * cpu + WAKING * self.awake * (cpu + blocked)
+            fetching = (1 - WAKING) * cpu + WAKING * self.awake * self.service
             crowd = Crowd(running, fetching * slow.fetch, self.helpers * slow.fetch).per(step)
             own = self.own_slowdowns(crowd)
             new = Slowdowns(

@@ -12,6 +12,7 @@ from stepscope.advisor.operators import (
     python_reading_share,
     split_compute,
 )
+from stepscope.advisor.stages import HANDOVER
 from stepscope.profiler.format import Profile
 
 PYTHON = "host.python"
@@ -64,7 +65,7 @@ class Trainer:
         freeing = min(self._freeing * steps, seconds.get(PYTHON, 0.0))
         if freeing > 0:
             seconds[PYTHON] -= freeing
-            seconds["cpu_preprocessing.handover"] = freeing
+            seconds[HANDOVER] = freeing
         self._take_out(seconds, "communication.collective", self._communication(phases, steps))
         self._take_out(seconds, "memory.growth", self._growth * steps)
         return seconds

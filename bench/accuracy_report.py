@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accuracy_plot import Point
-from accuracy_run import Truth, mean_seconds, read_truth
+from accuracy_run import Truth, median_step_seconds, read_truth
 from ground_truth.loop import Loop
 from rich.table import Table
 
@@ -86,7 +86,7 @@ def judge(loop: Loop, folder: Path) -> Result:
     python = measurement.breakdown.causes.get("host.python")
     return Result(
         loop=loop,
-        step_seconds=mean_seconds(truth.planted),
+        step_seconds=median_step_seconds(truth.planted),
         true=true_speedup(truth),
         predicted=predicted,
         named=named,
@@ -103,11 +103,11 @@ def true_speedup(truth: Truth) -> Point:
     def resampled() -> float:
         planted = chance.choices(truth.planted, k=len(truth.planted))
         removed = chance.choices(truth.removed, k=len(truth.removed))
-        return mean_seconds(planted) / mean_seconds(removed)
+        return median_step_seconds(planted) / median_step_seconds(removed)
 
     ratios = sorted(resampled() for _ in range(RESAMPLES))
     return Point(
-        mean_seconds(truth.planted) / mean_seconds(truth.removed),
+        median_step_seconds(truth.planted) / median_step_seconds(truth.removed),
         ratios[round(0.05 * RESAMPLES)],
         ratios[round(0.95 * RESAMPLES) - 1],
     )

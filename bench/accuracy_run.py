@@ -100,7 +100,7 @@ def _in_process(role: str, name: str, path: Path, seconds: float, group: Path | 
 
 
 def _in_words(truth: Truth) -> str:
-    with_cause, without = mean_seconds(truth.planted), mean_seconds(truth.removed)
+    with_cause, without = median_step_seconds(truth.planted), median_step_seconds(truth.removed)
     foreign = max(s.foreign_cores for s in truth.planted + truth.removed)
     return (
         f"truth {1e3 * with_cause:.2f} -> {1e3 * without:.2f} ms, x{with_cause / without:.2f}, "
@@ -113,7 +113,7 @@ def read_truth(path: Path) -> Truth:
     return msgspec.json.decode(path.read_bytes(), type=Truth)
 
 
-def mean_seconds(segments: list[Segment]) -> float:
+def median_step_seconds(segments: list[Segment]) -> float:
     """Step time of the median segment: what disturbs one of them disturbs no result."""
     return median(s.step_seconds for s in segments)
 

@@ -146,6 +146,19 @@ class Histogram(Struct, kw_only=True):
     counts: list[Count]
 
 
+STEP_COLUMNS: Final = (
+    "count",
+    "wall_ns",
+    "wall_max_ns",
+    "cpu_ns",
+    "process_cpu_ns",
+    "run_delay_ns",
+    "wait_cpu_ns",
+    "wait_run_delay_ns",
+)
+"""Columns that every table of steps has after `first`."""
+
+
 class Steps(Struct, kw_only=True):
     """A timeline of training steps in columns; one row is `count[i]` consecutive steps.
 
@@ -175,19 +188,7 @@ class Steps(Struct, kw_only=True):
     def __post_init__(self) -> None:
         """Reject a table whose columns differ in length, naming the column."""
         rows = len(self.first)
-        columns: dict[str, list[int] | None] = {
-            name: getattr(self, name)
-            for name in (
-                "count",
-                "wall_ns",
-                "wall_max_ns",
-                "cpu_ns",
-                "process_cpu_ns",
-                "run_delay_ns",
-                "wait_cpu_ns",
-                "wait_run_delay_ns",
-            )
-        }
+        columns: dict[str, list[int] | None] = {name: getattr(self, name) for name in STEP_COLUMNS}
         columns |= {f"phases.{name}": column for name, column in self.phases.items()}
         columns |= {f"calls.{name}": column for name, column in self.calls.items()}
         _same_length("first", rows, columns)
@@ -221,7 +222,7 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     """A place in the program's own source, and what was seen there.
 
     `samples` come from a stack sampler that looks a few times a second; `calls` and `time_ns` are
-    exact, where a probe has watched every call (`.item()`, logging, checkpoints, file opening).
+    exact, where a probe has watched every call (`.item()`, logging, checkpoints).
     """
 
     phase: str

@@ -5,19 +5,9 @@ from __future__ import annotations
 import threading
 
 from stepscope.profiler.columns import GROWTH, LogHistogram, SummedRows
-from stepscope.profiler.format import Histogram, Steps
+from stepscope.profiler.format import STEP_COLUMNS, Histogram, Steps
 
-FIXED = (
-    "first",
-    "count",
-    "wall_ns",
-    "wall_max_ns",
-    "cpu_ns",
-    "process_cpu_ns",
-    "run_delay_ns",
-    "wait_cpu_ns",
-    "wait_run_delay_ns",
-)
+FIXED = ("first", *STEP_COLUMNS)
 """Columns of every table; those of phases and then of counters follow."""
 
 
