@@ -8,13 +8,17 @@ from stepscope.advisor.blocks import Block
 from stepscope.advisor.contention import Contention
 from stepscope.advisor.sources import Sources, Work
 from stepscope.advisor.stages import HANDOVER, STARVATION
+from stepscope.advisor.trainer import PYTHON
 
 
 def attribute(sources: Sources, block: Block) -> dict[str, float]:
     """Seconds of the block's wall time by cause; sums to its wall time."""
     work = sources.work(block)
     seconds = dict(work.causes)
-    _move(seconds, STARVATION, work.lost * _foreign_part(sources.main_contention, work))
+    taken = work.lost * _foreign_part(sources.main_contention, work)
+    by_threads = sources.crowding.get(PYTHON, 0.0)
+    _move(seconds, STARVATION, taken * (1 - by_threads))
+    _move(seconds, PYTHON, taken * by_threads)
     for cause, part in _wait(sources, block).items():
         seconds[cause] = seconds.get(cause, 0.0) + part
     return _by_processor_time(sources, seconds, block)
@@ -87,11 +91,11 @@ def _foreign_part(contention: Contention, work: Work) -> float:
 
 
 def _move(seconds: dict[str, float], to: str, amount: float) -> None:
-    """Take `amount` from all causes in proportion and give it to one."""
-    total = sum(seconds.values())
+    """Take `amount` from all other causes in proportion and give it to one."""
+    total = sum(s for cause, s in seconds.items() if cause != to)
     amount = min(amount, 0.95 * total)
     if amount > 0:
-        for cause in seconds:
+        for cause in seconds.keys() - {to}:
             seconds[cause] *= 1 - amount / total
         seconds[to] = seconds.get(to, 0.0) + amount
 

@@ -27,6 +27,8 @@ _WAITS = {
 or an unknown sleep is work if processor time was used meanwhile on the fetcher's behalf."""
 _PAGE_BYTES = 4096
 _MIN_LOOKS = 5
+_OPENS = 0.25
+"""A line that was seen opening files in this part of the looks at it is about that."""
 _HELPED = 0.2
 """Processor time of helpers, over the time blocked, above which the fetcher waits for them."""
 
@@ -122,6 +124,8 @@ def _sample_times(
     opening_cpu = min(float(t.open_cpu_ns), cpu)
     if opening_cpu >= cpu / 2:  # who mostly opens files spends the rest on reading and closing them
         opening_cpu = cpu
+    elif opening_cpu > 0:
+        opening_cpu = max(opening_cpu, cpu * _handling_files(loader))
     opening = min(max(0.0, float(t.open_ns - t.open_cpu_ns)), blocked)
     reading_cpu = min(_input_cpu(t, calibration), cpu - opening_cpu)
     parts = _waits(loader, t, TRANSFORM if helping > _HELPED * blocked else _unexplained_wait(t))
@@ -135,6 +139,25 @@ def _sample_times(
     else:
         spent[TRANSFORM] += reading_cpu
     return spent, waits
+
+
+def _handling_files(loader: Loader) -> float:
+    """Part of the looks at working fetchers that found them in lines which open files.
+
+    There, what is around the opening (paths, buffers, reading and closing) is its price too.
+    """
+    looks: dict[tuple[str, int], dict[str, int]] = {}
+    for site in loader.sites:
+        if site.phase == "fetch" and site.state in ("running", "opening", "lock"):
+            place = looks.setdefault((site.file, site.line), {})
+            place[site.state] = place.get(site.state, 0) + site.samples
+    total = sum(sum(place.values()) for place in looks.values())
+    handling = (
+        sum(place.values())
+        for place in looks.values()
+        if place.get("opening", 0) >= _OPENS * sum(place.values())
+    )
+    return sum(handling) / total if total >= _MIN_LOOKS else 0.0
 
 
 def _add_collate(cpu: dict[str, float], blocked: dict[str, float], t: FetchTotals) -> None:
@@ -159,7 +182,7 @@ def _waits(loader: Loader, t: FetchTotals, unclear: str) -> dict[str, float]:
     if t.major_faults and t.storage_bytes and not t.read_bytes:
         return {STORAGE: 1.0}  # a fault under Python's lock hides the thread from the sampler
     # A thread that works in Python is often seen at the interpreter's lock: the look has taken it.
-    ignored = {"running"} if unclear == TRANSFORM else {"running", "lock"}
+    ignored = {"running", "opening"} if unclear == TRANSFORM else {"running", "opening", "lock"}
     seen: dict[str, float] = {}
     for site in loader.sites:
         if site.phase == "fetch" and site.state not in ignored:

@@ -26,6 +26,7 @@ _FETCH = {
     "file": STORAGE,
     "fault": STORAGE,
     "open": SMALL_FILES,
+    "opening": SMALL_FILES,
 }
 _MAIN = {
     "optimizer": "compute.optimizer",
@@ -38,6 +39,7 @@ _MAIN = {
     "transfer": "data_loading.host_to_device",
     "gc": "host.gc",
     "python": "host.python",
+    "thread": "host.python",
 }
 
 

@@ -47,12 +47,21 @@ def in_use(method: Method, facts: Facts) -> bool:
     return method.already_on is not None and holds(method.already_on, facts, unknown=False)
 
 
+_AS_MUCH = 1.08
+"""Speedups that differ by less than this factor are told apart by nobody."""
+
+
 def bottleneck(stages: Stages) -> str:
-    """The cause whose removal gains most; among equals, the one that takes most time."""
+    """The cause whose removal gains most; of those that gain as much, the one with most time.
+
+    Two that multiply (arithmetic, and the lack of cores for it) gain nearly the same.
+    """
     seconds = stages.cause_seconds()
     if not seconds:
         return "host.python"
-    return max(seconds, key=lambda cause: (round(gain(stages, cause), 3), seconds[cause]))
+    gains = {cause: gain(stages, cause) for cause in seconds}
+    enough = (1 + max(gains.values())) / _AS_MUCH - 1
+    return max((c for c in gains if gains[c] >= enough), key=lambda c: (seconds[c], gains[c]))
 
 
 def make_plan(

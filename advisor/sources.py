@@ -19,7 +19,7 @@ from stepscope.advisor.fetch import (
 )
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import STARTUP, Crowd, Slowdowns, Stages
-from stepscope.advisor.trainer import COMPUTE, Trainer
+from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer
 from stepscope.profiler.format import Profile, Steps
 
 SIBLINGS = 0.75
@@ -63,6 +63,8 @@ class Sources:
         self.cores = max(0.01, profile.environment.usable_cores)
         self.foreign = foreign_cores(profile)
         self.thread_delay = _mean(profile.samples.columns.get("thread_delay_cores", []))
+        self.other_threads = _mean(profile.samples.columns.get("other_threads_cores", [])) or 0.0
+        """Cores used by the program's Python threads beside the training thread."""
         self.model_step = model_step_seconds(profile)
         self.job_cores = _mean(profile.samples.columns.get("job_busy_cores", []))
         self.starting_cores = 0.0
@@ -76,7 +78,7 @@ class Sources:
     def _fetch_per_step(self) -> Fetch | None:
         """One batch's composition, times the batches that a step takes (accumulation: several)."""
         if self.loader is None:
-            return _fetch_of_iterator(self.whole)
+            return _fetch_of_iterator(self.whole, self.other_threads)
         steps = self.profile.warmup.total + self.profile.steady.total
         several = max(1, int(fetch_totals(self.loader).batches / max(1, steps) + 0.25))
         calibration = self.profile.environment.calibration
@@ -94,6 +96,13 @@ class Sources:
             fetch = fetch_composition(self.loader, calibration, children) or fetch
         return fetch.times(several)
 
+    @property
+    def crowding(self) -> dict[str, float]:
+        """Parts of the contention with others that are some cause's doing."""
+        cores = {STARTUP: self.starting_cores, PYTHON: self.other_threads}
+        total = max(1e-9, sum(cores.values()) + (self.foreign or 0.0))
+        return {cause: used / total for cause, used in cores.items() if used > 0}
+
     def _modelled(self) -> tuple[Slowdowns, Slowdowns]:
         """Slowdowns to expect of the job's own threads, and of all programs' together."""
         alone = self._uncalibrated(self.whole)
@@ -103,7 +112,7 @@ class Sources:
             cpu = sum(fetch.cpu.values())
             crowd = crowd._replace(fetching=cpu + fetch.run_delay, helping=fetch.helpers)
         crowd = crowd.per(whole.wall / whole.steps)
-        foreign = (self.foreign or 0.0) + self.starting_cores
+        foreign = (self.foreign or 0.0) + self.starting_cores + self.other_threads
         return alone.own_slowdowns(crowd), alone.own_slowdowns(crowd, foreign)
 
     def _credible_loss(self) -> float:
@@ -145,12 +154,46 @@ class Sources:
         written = min(writing, max(0.0, delay - self.credible_loss * running))
         delay, running = delay - written, running - written
         waits = _blocked_causes(causes, busy - running)
+        self._taken_by_threads(causes, waits, block)
         if self.model_step is not None:  # tried without the workers: no need to estimate
             lost = max(0.0, busy - self.model_step * block.steps)
         else:
-            siblings = max(0.0, (self.thread_delay or 0.0) * block.wall - block.run_delay)
-            lost = delay + SIBLINGS * siblings
-        return Work(causes, waits, min(lost, _MOST_LOST * running))
+            lost = delay + self._lost_to_siblings(waits, block)
+        return Work(causes, waits, min(lost, _MOST_LOST * (busy - sum(waits.values()))))
+
+    def _taken_by_threads(
+        self, causes: dict[str, float], waits: dict[str, float], block: Block
+    ) -> None:
+        """Give to Python code what other threads took by holding the interpreter's lock.
+
+        A thread that waits for the lock sleeps: in computing, which seldom sleeps otherwise.
+        """
+        left = self.other_threads * block.wall
+        for cause in COMPUTE:
+            part = min(left, waits.get(cause, 0.0))
+            if part > 0:
+                left -= part
+                for seconds in (causes, waits):
+                    seconds[cause] -= part
+                    seconds[PYTHON] = seconds.get(PYTHON, 0.0) + part
+
+    def _lost_to_siblings(self, waits: dict[str, float], block: Block) -> float:
+        """What the training thread lost because threads that compute with it had no core.
+
+        It meets them at the end of every operator. Once it sleeps there, it has waited too long:
+        that is taken out of `waits`, as far as those that it waited for were waiting themselves.
+        """
+        siblings = max(0.0, (self.thread_delay or 0.0) * block.wall - block.run_delay)
+        if siblings <= 0:
+            return 0.0
+        starving = siblings / (siblings + max(0.0, block.process_cpu - block.cpu))
+        lost = SIBLINGS * siblings / max(1, self.profile.configuration.intra_op_threads - 1)
+        for cause in COMPUTE:
+            slept = starving * waits.get(cause, 0.0)
+            if slept > 0:
+                waits[cause] -= slept
+                lost += slept
+        return lost
 
     def starved(self, block: Block) -> float:
         """The time in which the training thread waited for a batch to be finished."""
@@ -226,8 +269,7 @@ class Sources:
             helpers=fetch.helpers,
             awake=sum(fetch.cpu.values()) / max(1e-12, sum(fetch.wall.values())),
             packing=fetch.packing,
-            starting_part=self.starting_cores
-            / max(1e-9, self.starting_cores + (self.foreign or 0.0)),
+            crowding=self.crowding,
             receive=self._receive(block) / n if self.workers else 0.0,
             width=self._width(block),
             prefetch=(loader.prefetch_factor if loader else None) or 2,
@@ -284,19 +326,19 @@ def _calibrated(stages: Stages, measured: float) -> Stages:
     return replace(stages, factor=measured / max(1e-12, stages.seconds()))
 
 
-def _fetch_of_iterator(block: Block) -> Fetch | None:
-    """An iterator we cannot look into: its processor time prepares, the rest waits for others."""
+def _fetch_of_iterator(block: Block, other_threads: float) -> Fetch | None:
+    """An iterator we cannot look into: its processor time prepares, the rest waits for others.
+
+    If those others are threads of this program, they prepare too.
+    """
     wait = block.phases.get("data_wait", 0.0) / block.steps
     if wait <= 0:
         return None
     cpu = min(wait, block.wait_cpu / block.steps)
     starved = min(wait - cpu, block.wait_run_delay / block.steps)
-    return Fetch(
-        {TRANSFORM: cpu},
-        {NETWORK: wait - cpu - starved},
-        starved,
-        0.0,
-    )
+    blocked = wait - cpu - starved
+    threads = min(blocked, other_threads * block.wall / block.steps)
+    return Fetch({TRANSFORM: cpu}, {TRANSFORM: threads, NETWORK: blocked - threads}, starved, 0.0)
 
 
 def _blocked_causes(causes: dict[str, float], blocked: float) -> dict[str, float]:

@@ -81,8 +81,9 @@ class Stages:
     """Part of the fetches' time that needs a core, where that was measured."""
     packing: float = 0.0
     """Time in which another thread of a worker packs the batches of a step."""
-    starting_part: float = 0.0
-    """Part of the contention with others that comes from workers that are starting."""
+    crowding: Seconds = field(default_factory=dict)
+    """Parts of the contention with others that go with a cause (workers that are starting, other
+    threads of the program); the rest is foreign programs'."""
     prefetch: int = 2
     in_order: bool = True
     serial_share: float = 0.0
@@ -215,7 +216,7 @@ class Stages:
         own = self.fetch_cpu.get(cause, 0.0) + self.fetch_blocked.get(cause, 0.0)
         own += self.packing if cause == HANDOVER else 0.0
         whole = self.service + self.packing
-        kept = 1 - (1 - k) * self.starting_part if cause == STARTUP else 1.0
+        kept = 1 - (1 - k) * self.crowding.get(cause, 0.0)
         return replace(
             self._crowded_by_others(kept),
             main=_scaled(self.main, cause, k),

@@ -1,16 +1,19 @@
-"""What recording costs: the same loop bare and profiled, interleaved in one process.
+"""What recording costs: the same loop with and without, a few steps of each in turn.
 
-Main thread: two loops of about 2 ms and 20 ms a step inside one open recording, whose probes are
-taken out for every other block of steps, so that both sides meet the same machine. Workers: fetches
-of a cheap data set, timed and not, in alternating blocks. Quoted are medians of paired differences
-and the difference of the best blocks, of the thread's processor time and of wall time.
+Main thread: two loops of about 2 ms and 20 ms a step inside one open recording, which passes
+through for every other few steps. Workers: fetches of a cheap data set, timed and not. Turns are
+short because this kind of machine changes its pace by far more than what is looked for within a
+second. Quoted are the differences of the medians and of the lower quartiles of single steps, of the
+thread's processor time and of wall time. Background threads run all the time, on both sides: what
+they cost is told by `background_cpu_ns` of a profile.
 
-    python bench/overhead.py [--blocks 30]
+    python bench/overhead.py [--rounds 150]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -23,63 +26,72 @@ from torch.utils.data import TensorDataset, _DatasetKind, default_collate
 
 from stepscope.profiler import profile
 from stepscope.profiler.fetching import FetchTimer
-from stepscope.profiler.probes import install_all
 from stepscope.profiler.ring import RingReader, RingWriter
 
 
 class Loop:
-    """A training loop of a chosen size over one batch in memory."""
+    """A training loop of a chosen size, over one batch in memory.
 
-    def __init__(self, width: int, depth: int) -> None:
+    A small model makes every call that a recording watches. The rest of the time goes to products
+    of matrices that stay where they are: by where the memory of a large model happens to lie its
+    steps come out 20 % faster or slower, which is ten times what is looked for.
+    """
+
+    def __init__(self, products: int) -> None:
         torch.manual_seed(0)
         layers: list[torch.nn.Module] = []
-        for _ in range(depth):
-            layers += [torch.nn.Linear(width, width), torch.nn.ReLU()]
+        for _ in range(4):
+            layers += [torch.nn.Linear(16, 16), torch.nn.ReLU()]
         self.model = torch.nn.Sequential(*layers)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4)
-        self.batch = torch.randn(64, width)
+        self.batch = torch.randn(8, 16)
+        self.factors = torch.randn(2, 256, 256)
+        self.product = torch.empty(256, 256)
+        self.products = products
 
     def step(self) -> None:
         self.optimizer.zero_grad()
+        for _ in range(self.products):
+            torch.mm(self.factors[0], self.factors[1], out=self.product)
         self.model(self.batch).square().mean().backward()
         self.optimizer.step()
 
 
-Seconds = tuple[float, float]
+_TURN = 5
+"""Steps in a row; one before them is not counted."""
+
+Microseconds = tuple[float, float]
 
 
-def timed(run: Callable[[], object], times: int) -> Seconds:
-    """CPU and wall seconds per call of `run`, in the calling thread."""
-    cpu, wall = time.thread_time(), time.perf_counter()
-    for _ in range(times):
-        run()
-    return (time.thread_time() - cpu) / times, (time.perf_counter() - wall) / times
+def timed(run: Callable[[], object]) -> Microseconds:
+    """CPU and wall time of a call, in the calling thread."""
+    wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
+    run()
+    return (time.thread_time_ns() - cpu) / 1e3, (time.perf_counter_ns() - wall) / 1e3
 
 
-def interleaved(
-    blocks: int, bare: Callable[[], Seconds], profiled: Callable[[], Seconds]
-) -> dict[str, float]:
-    """Microseconds per call: bare, added (median of pairs) and added (best of each side)."""
-    pairs = []
-    for i in range(blocks):
-        if i % 2:
-            pairs.append((bare(), profiled()))
-        else:
-            second = profiled()
-            pairs.append((bare(), second))
-    result = {}
+def in_turn(rounds: int, bare: Callable[[], object], watched: Callable[[], object]) -> str:
+    """What `watched` takes more than `bare`: medians and lower quartiles, in words."""
+    taken: dict[Callable[[], object], list[Microseconds]] = {bare: [], watched: []}
+    for i in range(rounds):
+        for side in (bare, watched) if i % 2 else (watched, bare):
+            side()
+            taken[side] += [timed(side) for _ in range(_TURN)]
+    words = []
     for number, kind in enumerate(("cpu", "wall")):
-        one, other = ([pair[side][number] * 1e6 for pair in pairs] for side in (0, 1))
-        result[f"{kind}_bare_us"] = statistics.median(one)
-        differences = (b - a for a, b in zip(one, other, strict=True))
-        result[f"{kind}_added_us"] = statistics.median(differences)
-        result[f"{kind}_added_best_us"] = min(other) - min(one)
-    return result
+        one, other = (
+            statistics.quantiles([each[number] for each in taken[side]]) for side in (bare, watched)
+        )
+        words.append(
+            f"{kind}: bare {one[1]:8.0f} us, added {other[1] - one[1]:6.1f} us (median)"
+            f" {other[0] - one[0]:6.1f} us (lower quartile)"
+        )
+    return "   ".join(words)
 
 
-def main_thread(blocks: int, width: int, depth: int, steps: int) -> dict[str, float]:
-    """Cost per step on the training thread, `steps` steps per block."""
-    loop = Loop(width, depth)
+def main_thread(rounds: int, products: int) -> str:
+    """Cost per step on the training thread."""
+    loop = Loop(products)
     with (
         tempfile.TemporaryDirectory() as folder,
         profile(Path(folder, "profile.json"), operator_steps=0) as prof,
@@ -88,37 +100,30 @@ def main_thread(blocks: int, width: int, depth: int, steps: int) -> dict[str, fl
         assert recording is not None
         recorder = recording.recorder
         thread = recorder.thread
+        steps = iter(prof.steps(itertools.count()))
 
-        def bare() -> Seconds:
-            recording._patches.close()
+        def step() -> None:
+            next(steps)
+            loop.step()
+
+        def watched() -> None:
+            if recorder.thread < 0:
+                recorder.thread = thread
+                recorder.restart_step()
+            step()
+
+        def bare() -> None:
             recorder.thread = -1
-            batches = iter(range(10 * steps))
+            step()
 
-            def step() -> None:
-                next(batches)
-                loop.step()
-
-            timed(step, steps // 5)
-            return timed(step, steps)
-
-        def profiled() -> Seconds:
-            recording._patches.close()
-            recorder.on_step.clear()
-            recorder.thread = thread
-            install_all(recorder, recording._patches, recording.observed)
-            batches = iter(prof.steps(range(10 * steps)))
-
-            def step() -> None:
-                next(batches)
-                loop.step()
-
-            timed(step, steps // 5)
-            return timed(step, steps)
-
-        return interleaved(blocks, bare, profiled)
+        for _ in range(300):  # the first steps are kept one by one
+            watched()
+        words = in_turn(rounds, bare, watched)
+        recorder.thread = thread
+        return words
 
 
-def worker(blocks: int, batches: int = 300) -> dict[str, float]:
+def worker(rounds: int) -> str:
     """Cost per batch in a worker: the fetcher as PyTorch makes it, with and without a timer."""
     dataset = TensorDataset(torch.randn(4096, 16), torch.zeros(4096))
     indices = list(range(64))
@@ -130,26 +135,19 @@ def worker(blocks: int, batches: int = 300) -> dict[str, float]:
         bare, watched = fetcher(), fetcher()
         path = Path(folder, "0.ring")
         FetchTimer(RingWriter(path, 0).append).attach(watched)
-        result = interleaved(
-            blocks,
-            lambda: timed(lambda: bare.fetch(indices), batches),
-            lambda: timed(lambda: watched.fetch(indices), batches),
-        )
+        words = in_turn(rounds, lambda: bare.fetch(indices), lambda: watched.fetch(indices))
         assert RingReader(path).drain()
-        return result
+        return words
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--blocks", type=int, default=30)
-    blocks = parser.parse_args().blocks
+    parser.add_argument("--rounds", type=int, default=150)
+    rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    for name, figures in (
-        ("step of ~2 ms", main_thread(blocks, 256, 4, 60)),
-        ("step of ~20 ms", main_thread(blocks, 512, 8, 10)),
-        ("worker batch", worker(blocks)),
-    ):
-        print(f"{name:15}", "  ".join(f"{key} {value:9.3f}" for key, value in figures.items()))
+    print("step of ~2 ms  ", main_thread(rounds, 2))
+    print("step of ~20 ms ", main_thread(rounds, 38))
+    print("worker batch   ", worker(10 * rounds))
 
 
 if __name__ == "__main__":

@@ -226,14 +226,16 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     """
 
     phase: str
-    """Phase of the training thread; for a fetcher `fetch`, `collate` or `idle`."""
+    """Phase of the training thread, or `thread` for another Python thread of its process; for a
+    fetcher `fetch`, `collate` or `idle`."""
     file: str
     line: Count
     function: str
     transform: str | None = None
     """The transform, or the function called by the dataset, that this is part of."""
     state: str = "running"
-    """What the thread was doing: `running`, `file`, `open`, `socket`, `lock`, `sleep`, `child`,
+    """What the thread was doing: `running`, `opening` (running inside a call that opens, stats or
+    lists files), `file`, `open`, `socket`, `lock`, `sleep`, `child`,
     `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
     samples: Count = 0
     calls: Count = 0

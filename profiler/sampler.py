@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from stepscope.profiler import companions
 from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Gpu, Samples
@@ -34,13 +35,14 @@ _COLUMNS = (
     "cpu_pressure_share",
     "io_pressure_share",
     "thread_delay_cores",
+    "other_threads_cores",
     "throttled_share",
 )
 _GPU_COLUMNS = ("utilisation", "memory_used_bytes", "power_w", "temperature_c", "sm_clock_mhz")
 
 
 class Sampler(threading.Thread):
-    """Reads what the machine does while the loop runs.
+    """Reads what the machine does while the loop runs; to be made in the training thread.
 
     Args:
         origin_ns: `perf_counter_ns` at the start of the run.
@@ -62,7 +64,8 @@ class Sampler(threading.Thread):
         self._nvml = Nvml()
         self._names = [*_COLUMNS, *self._nvml.columns]
         self._rows = SampledRows(1 + len(self._names))
-        self._before = _Counters.read()
+        self._training = threading.get_ident()
+        self._before = _Counters.read(self._training)
         self.cpu_ns = 0
 
     def run(self) -> None:
@@ -98,7 +101,7 @@ class Sampler(threading.Thread):
         )
 
     def _sample(self) -> None:
-        before, now = self._before, _Counters.read()
+        before, now = self._before, _Counters.read(self._training)
         self._before = now
         seconds = max(1e-9, now.time - before.time)
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -116,6 +119,7 @@ class Sampler(threading.Thread):
             _pressure("cpu"),
             _pressure("io"),
             _grown(now.thread_delays_ns, before.thread_delays_ns, seconds),
+            _grown(now.others_ns, before.others_ns, seconds),
             _rate(now.throttled, before.throttled, seconds),
         ]
         self._rows.append((*row, *self._nvml.sample()))
@@ -130,11 +134,13 @@ class _Counters:
         self.disk_read: int | None = None
         self.received: int | None = None
         self.thread_delays_ns: dict[int, int] | None = None
+        self.others_ns: dict[int, int] = {}
         self.throttled: float | None = None
 
     @classmethod
-    def read(cls) -> _Counters:
+    def read(cls, training: int) -> _Counters:
         now = cls()
+        now.others_ns = companions.cpu_ns(training)
         # Only the processors we may use: another job on the rest of the machine is no neighbour.
         usable = (
             psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None

@@ -23,6 +23,7 @@ except ImportError as missing:
 from stepscope.profiler import machine, storage
 from stepscope.profiler.anchors import Anchor
 from stepscope.profiler.collectives import collectives
+from stepscope.profiler.companions import Companions
 from stepscope.profiler.format import SCHEMA, Calibration, Overhead, Profile, Run
 from stepscope.profiler.loaders import RingFolder
 from stepscope.profiler.metrics import Metrics
@@ -298,10 +299,12 @@ class _Recording:
             self._sampler = Sampler(self.recorder.started_ns, self._tick, self.observed.problem)
             self._environment = machine.environment(self._sampler.gpus())
             self._sampler.start()
+            self._companions = Companions(self.recorder.thread)
             self._stacks = StackSampler(
                 self.recorder.steady_phase,
                 self.recorder.thread,
                 threading.get_native_id(),
+                each_tick=self._companions.look,
                 step=lambda: self.recorder.step_index,
             )
             self._stacks.start()
@@ -367,6 +370,7 @@ class _Recording:
         self._window.close()
         self._patches.close()
         self._stacks.stop()
+        self._companions.close()
         self._sampler.stop()
         self._drain()
         self._rings.remove()
@@ -407,7 +411,8 @@ class _Recording:
             samples=self._sampler.samples(),
             window=self._window.result,
             sites=merged(
-                self._stacks.sites(), self.recorder.sites.as_list(list(self.recorder.phases))
+                self._stacks.sites() + self._companions.sites(),
+                self.recorder.sites.as_list(list(self.recorder.phases)),
             ),
             stack_samples=self._stacks.samples,
             collectives=self._ddp,

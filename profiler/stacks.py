@@ -187,7 +187,10 @@ class StackSampler(threading.Thread):
         del frame  # a frame kept here would keep the user's variables alive
         if seen is not None:
             file, line, function, transform = seen
-            key = (phase, file, line, function, transform, self._state.read())
+            state = self._state.read()
+            if fetch is not None and fetch.opening and state in ("running", "lock"):
+                state = "opening"
+            key = (phase, file, line, function, transform, state)
             if fetch is not None:
                 fetch.sites.add(key, weight)
             else:

@@ -171,6 +171,19 @@ def test_who_mostly_opens_files_does_nothing_else() -> None:
     assert ms(found.cpu) == {SMALL_FILES: 10.0}
 
 
+def test_lines_that_open_files_spend_the_rest_on_them_too() -> None:
+    opening = {"wall": 50.0, "cpu": 50.0, "opens": 20, "open": 10.0, "open_cpu": 10.0}
+    here = [a_site(state="opening", samples=10), a_site(state="running", samples=14)]
+    parsing = a_site(state="running", samples=16, line=43)
+
+    found = composed(a_fetcher(*here, parsing, **opening))
+    rarely = composed(a_fetcher(here[0], a_site(samples=90), **opening))
+    hardly_seen = composed(a_fetcher(a_site(state="opening", samples=4), **opening))
+
+    assert ms(found.cpu) == {SMALL_FILES: 30.0, TRANSFORM: 20.0}
+    assert ms(rarely.cpu) == ms(hardly_seen.cpu) == {SMALL_FILES: 10.0, TRANSFORM: 40.0}
+
+
 def test_opening_takes_no_more_than_there_is() -> None:
     found = composed(a_fetcher(**BLOCKED, opens=1, open=900.0, open_cpu=800.0))
 

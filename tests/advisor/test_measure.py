@@ -279,7 +279,7 @@ def test_stolen_time_belongs_to_neighbours_too() -> None:
 
 
 def test_waiting_of_the_threads_it_computes_with_is_lost_to_the_trainer() -> None:
-    # The trainer itself never waits for a core; its four other threads do, half of the time.
+    # The trainer itself never waits for a core; the three others of its four threads do.
     samples = even_samples(thread_delay_cores=0.4, system_busy_cores=8.0, job_busy_cores=4.0)
     profile = a_run(
         {"forward": 100.0},
@@ -287,9 +287,49 @@ def test_waiting_of_the_threads_it_computes_with_is_lost_to_the_trainer() -> Non
         samples=samples,
     )
 
-    assert starved_share(profile) == pytest.approx(SIBLINGS * 0.4)
+    assert starved_share(profile) == pytest.approx(SIBLINGS * 0.4 / 3)
     profile.samples.columns["thread_delay_cores"] = [None, None]
     assert starved_share(profile) == 0
+
+
+def test_sleeping_for_threads_that_have_no_core_is_lost_too() -> None:
+    # The trainer sleeps for 40 ms of 100, since the others wait three times as long as they run.
+    samples = even_samples(thread_delay_cores=1.2, system_busy_cores=8.0, job_busy_cores=4.0)
+    profile = a_run(
+        {"forward": 100.0},
+        steps={**STARVED, "run_delay": 0.0, "cpu": 60.0, "process_cpu": 100.0},
+        samples=samples,
+    )
+
+    assert starved_share(profile) == pytest.approx(SIBLINGS * 1.2 / 3 + 0.75 * 0.4)
+
+
+def test_a_thread_that_holds_the_interpreter_is_python_code() -> None:
+    # For 30 ms of 100 the trainer sleeps while it computes, and waits 20 ms for a core.
+    profile = a_run(
+        {"forward": 100.0},
+        steps={**STARVED, "run_delay": 20.0, "cpu": 50.0, "process_cpu": 50.0},
+        samples=even_samples(system_busy_cores=2.0, job_busy_cores=2.0, other_threads_cores=0.5),
+    )
+
+    found = shares(profile)
+
+    assert found["host.python"] == pytest.approx(0.5, abs=0.02)
+    assert found["compute.arithmetic"] == pytest.approx(0.5, abs=0.02)
+    assert measure(profile).stages.without("host.python").seconds() == pytest.approx(0.05, rel=0.05)
+
+
+def test_a_thread_that_fills_a_queue_prepares() -> None:
+    profile = a_run(
+        {"data_wait": 60.0, "forward": 40.0},
+        steps={"cpu": 45.0, "process_cpu": 95.0, "wait_cpu": 5.0},
+        samples=even_samples(system_busy_cores=1.0, job_busy_cores=1.0, other_threads_cores=0.5),
+    )
+
+    found = shares(profile)
+
+    assert found["cpu_preprocessing.transform"] == pytest.approx(0.55, abs=0.02)
+    assert found["data_loading.network"] == pytest.approx(0.05, abs=0.02)
 
 
 def test_workers_starved_by_others_are_starved() -> None:

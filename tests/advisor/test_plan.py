@@ -7,6 +7,7 @@ from builders import a_measurement, a_method, a_run, some_knowledge, some_stages
 
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Condition, Method
+from stepscope.advisor.contention import Contention
 from stepscope.advisor.plan import MAX_STEPS, Plan, bottleneck, in_use, make_plan, possible
 from stepscope.advisor.stages import Stages
 
@@ -194,6 +195,18 @@ def test_among_equal_gains_the_larger_time_is_the_bottleneck() -> None:
 
     assert bottleneck(balanced) == "compute.arithmetic"
     assert bottleneck(some_stages(main={}, fetch_cpu={}, receive=0.0)) == "host.python"
+
+
+def test_arithmetic_short_of_cores_is_short_of_cores() -> None:
+    starved = some_stages(
+        workers=0,
+        main={"compute.arithmetic": 0.020, "compute.optimizer": 0.0095},
+        fetch_cpu={},
+        receive=0.0,
+        contention_main=Contention(1.0, 2.0),
+    )
+
+    assert bottleneck(starved) == "cpu_preprocessing.core_starvation"
 
 
 def test_rare_long_stops_count_for_the_bottleneck() -> None:

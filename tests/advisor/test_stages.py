@@ -414,11 +414,11 @@ def test_packing_is_a_stage_of_its_own_in_each_worker() -> None:
     assert packing.without(TRANSFORM).seconds() == pytest.approx(0.030)
 
 
-def test_workers_that_start_no_more_crowd_nobody() -> None:
+def test_who_is_gone_crowds_nobody() -> None:
     crowded = some_stages(
         workers=4, contention_main=Contention(1.0, 0.8), contention_fetch=Contention(1.0, 0.4)
     )
-    from_starts = replace(crowded, starting_part=0.75)
+    from_starts = replace(crowded, crowding={STARTUP: 0.75})
 
     calm = from_starts.without(STARTUP)
 

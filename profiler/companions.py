@@ -1,0 +1,92 @@
+"""The program's other Python threads: what they use, and where they are.
+
+They hold the interpreter's lock in turn with the training thread, and want its cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from stepscope.profiler import blame
+from stepscope.profiler.format import Site
+from stepscope.profiler.stacks import Sites
+from stepscope.profiler.threadstate import ThreadState
+
+OWN_NAMES = "stepscope-"
+"""How the names of the profiler's threads begin."""
+_MOST = 8
+
+
+class Companions:
+    """Looks at the Python threads of this process that are neither `watched` nor ours.
+
+    Args:
+        watched: `threading.get_ident()` of the training thread.
+    """
+
+    def __init__(self, watched: int) -> None:
+        self._watched = watched
+        self._sites = Sites()
+        self._states: dict[int, ThreadState] = {}
+
+    def look(self) -> None:
+        """Count where those are that run at this moment; at most eight threads are looked at."""
+        others = _others(self._watched)[:_MOST]
+        if not others and not self._states:
+            return
+        for gone in self._states.keys() - {native for _, native in others}:
+            self._states.pop(gone).close()
+        frames = sys._current_frames() if others else {}
+        for ident, native in others:
+            state = self._states.setdefault(native, ThreadState(native))
+            # Who waits for the interpreter's lock would run, if the look had not taken it.
+            if ident in frames and (seen := state.read()) in ("running", "lock"):
+                stack = blame.stack(frames[ident])
+                if not _waits(stack[-1].f_code.co_filename):
+                    file, line, function = blame.place(stack)
+                    self._sites.add(("thread", file, line, function, None, seen))
+
+    def sites(self) -> list[Site]:
+        """What was seen so far, the most frequent first; safe from any thread."""
+        return self._sites.as_list()
+
+    def close(self) -> None:
+        """Give the files back."""
+        for state in self._states.values():
+            state.close()
+        self._states.clear()
+
+
+def cpu_ns(watched: int) -> dict[int, int]:
+    """Processor time of each of these threads, by native id; those that the kernel tells.
+
+    Args:
+        watched: `threading.get_ident()` of the training thread, which is left out.
+    """
+    used: dict[int, int] = {}
+    for _, native in _others(watched):
+        try:
+            text = Path(f"/proc/self/task/{native}/schedstat").read_text(encoding="ascii")
+            used[native] = int(text.split()[0])
+        except (OSError, ValueError, IndexError):  # it has ended, or no such kernel
+            continue
+    return used
+
+
+def _others(watched: int) -> list[tuple[int, int]]:
+    return [
+        (thread.ident, thread.native_id)
+        for thread in threading.enumerate()
+        if thread.ident is not None
+        and thread.native_id is not None
+        and thread.ident != watched
+        and not thread.name.startswith(OWN_NAMES)
+    ]
+
+
+def _waits(file: str) -> bool:
+    """Whether the innermost frame is in the part of the standard library that waits for others."""
+    return os.path.basename(file) in ("threading.py", "queue.py", "selectors.py")  # noqa: PTH119
