@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
+from math import inf
 from statistics import median
 
 from stepscope.advisor.fetch import training_loader
@@ -29,6 +31,8 @@ _PHASES = {
     "compilation": "host.compilation",
 }
 _MIN_GROWTH_SAMPLES = 10
+_NEARLY_ALL = 0.75
+"""Noise rises half of the time, and of ten samples three in four times once in twenty cases."""
 
 
 class Trainer:
@@ -110,6 +114,7 @@ def growth_bytes_per_step(profile: Profile) -> float | None:
     """Resident memory that each step adds; None with too few samples.
 
     The median slope (Theil-Sen) of the last two thirds: the first is start-up and filling caches.
+    Where memory grows nearly all the time and is dropped now and then, the usual rise counts.
     """
     column = profile.samples.columns.get("rss_bytes", [])
     points = [
@@ -119,16 +124,23 @@ def growth_bytes_per_step(profile: Profile) -> float | None:
     steady = profile.steady
     if len(settled) < _MIN_GROWTH_SAMPLES or not steady.total:
         return None
-    return theil_sen(settled) * sum(steady.wall_ns) / steady.total / 1e9
+    rises = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairwise(settled) if x2 > x1]
+    rising = sum(rise > 0 for rise in rises) >= _NEARLY_ALL * len(rises)
+    slope = max(theil_sen(settled), median(rises) if rises and rising else -inf)
+    return slope * sum(steady.wall_ns) / steady.total / 1e9
 
 
 def growth_seconds(profile: Profile) -> float:
-    """What memory that a step keeps costs it: every page is fresh, and faults when touched."""
+    """What memory that a step keeps costs it: every page is fresh, and faults when touched.
+
+    Operators write it, and each of their threads takes its part of the faults.
+    """
     calibration = profile.environment.calibration
     grown = growth_bytes_per_step(profile)
     if calibration is None or not calibration.fresh_bytes_per_s or not grown:
         return 0.0
-    return max(0.0, grown) / calibration.fresh_bytes_per_s
+    threads = max(1.0, min(calibration.threads, profile.environment.usable_cores))
+    return max(0.0, grown) / calibration.fresh_bytes_per_s / threads
 
 
 def freeing_seconds(profile: Profile) -> float:

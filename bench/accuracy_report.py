@@ -77,10 +77,10 @@ def judge(loop: Loop, folder: Path) -> Result:
     if loop.cause is None:
         judgement = "right" if verdict.healthy else "false alarm"
     else:
-        cause = loop.cause
+        right = named == loop.cause or named in loop.accepted
+        cause = named if right else loop.cause
         gone = Outcome(lambda s: s.without(cause), "the cause is gone")
         predicted = predict(gone, lambda s: s, measurement)
-        right = named == loop.cause or named in loop.accepted
         # A verdict that names the cause and has no exact remedy for it is right all the same.
         judgement = "right" if right else "abstained" if verdict.healthy else "wrong"
     python = measurement.breakdown.causes.get("host.python")

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from builders import a_measurement, a_method, a_run, some_knowledge, some_stages
 
+from stepscope.advisor.contention import Contention
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Condition, Method
-from stepscope.advisor.contention import Contention
 from stepscope.advisor.plan import MAX_STEPS, Plan, bottleneck, in_use, make_plan, possible
 from stepscope.advisor.stages import Stages
 

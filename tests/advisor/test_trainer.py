@@ -131,13 +131,27 @@ def test_growth_is_the_slope_after_start_up() -> None:
     assert growth_bytes_per_step(a_trainer(samples=noisy)) == pytest.approx(1e6, rel=0.3)
 
 
+def test_memory_dropped_now_and_then_grows_in_between() -> None:
+    teeth = Samples(
+        time_ns=[s * 1000 * MS for s in range(60)],
+        columns={"rss_bytes": [1e9 + 1e7 * (s % 6) for s in range(60)]},
+    )
+    wobbling = Samples(
+        time_ns=[s * 1000 * MS for s in range(60)],
+        columns={"rss_bytes": [1e9 + 1e7 * (s % 2) for s in range(60)]},
+    )
+
+    assert growth_bytes_per_step(a_trainer(samples=teeth)) == pytest.approx(1e6)
+    assert growth_bytes_per_step(a_trainer(samples=wobbling)) == pytest.approx(0.0)
+
+
 def test_too_few_samples_show_no_growth() -> None:
     assert growth_bytes_per_step(a_trainer(samples=growing(1e7, samples=9))) is None
     assert growth_bytes_per_step(a_trainer()) is None
 
 
 def test_memory_that_is_kept_costs_its_fresh_pages() -> None:
-    profile = a_trainer(samples=growing(1e8))
+    profile = a_trainer(samples=growing(4e8))  # touched by four threads
     assert growth_seconds(profile) == 0  # nobody timed fresh memory
     profile.environment.calibration = replace(CALIBRATION, fresh_bytes_per_s=1e9)
 
