@@ -31,6 +31,9 @@ _PHASES = {
     "compilation": "host.compilation",
 }
 _MIN_GROWTH_SAMPLES = 10
+_MIN_LOOKS = 5
+_LARGE_WRITE = 32 << 10
+"""Bytes: several times what files and streams of Python gather before they write."""
 _NEARLY_ALL = 0.75
 """Noise rises half of the time, and of ten samples three in four times once in twenty cases."""
 
@@ -51,6 +54,7 @@ class Trainer:
             for steps in (profile.warmup, profile.steady)
         )
         self._after_backward = PYTHON if stepped else "compute.optimizer"
+        self._writing = writing_share(profile), writing_cause(profile)
         self._growth = growth_seconds(profile)
         self._freeing = freeing_seconds(profile)
 
@@ -77,13 +81,16 @@ class Trainer:
     def _parts(self, phase: str) -> list[tuple[str, float]]:
         if phase in ("forward", "backward"):
             return list(zip(COMPUTE, self._compute_parts, strict=True))
-        if phase == "python" and self._python_compute > 0:
+        if phase == "python":
             # Losses and models that are plain functions compute outside any module's call.
-            reading = self._python_compute * self._python_reading
-            k = self._python_compute - reading
+            writing, writes = self._writing
+            computing = min(self._python_compute, 1 - writing)
+            reading = computing * self._python_reading
+            k = computing - reading
             parts = zip(COMPUTE, self._compute_parts, strict=True)
             return [
-                (PYTHON, 1 - k - reading),
+                (PYTHON, 1 - computing - writing),
+                (writes, writing),
                 ("host.sync", reading),
                 *((cause, k * part) for cause, part in parts),
             ]
@@ -141,6 +148,24 @@ def growth_seconds(profile: Profile) -> float:
         return 0.0
     threads = max(1.0, min(calibration.threads, profile.environment.usable_cores))
     return max(0.0, grown) / calibration.fresh_bytes_per_s / threads
+
+
+def writing_share(profile: Profile) -> float:
+    """Part of the phase `python` in which its lines write files, from looks at the stack."""
+    looks = [site for site in profile.sites if site.phase == "python"]
+    total = sum(site.samples for site in looks)
+    writing = sum(site.samples for site in looks if site.writes)
+    return writing / total if writing >= _MIN_LOOKS else 0.0
+
+
+def writing_cause(profile: Profile) -> str:
+    """What the training thread writes: a log in small pieces, or a checkpoint in large ones."""
+    columns = profile.samples.columns
+    written, writes = (
+        sum(value or 0.0 for value in columns.get(name, []))
+        for name in ("written_bytes_per_s", "writes_per_s")
+    )
+    return "host.checkpoint" if written >= _LARGE_WRITE * max(1e-9, writes) else "host.logging"
 
 
 def freeing_seconds(profile: Profile) -> float:

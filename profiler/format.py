@@ -235,8 +235,11 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     """The transform, or the function called by the dataset, that this is part of."""
     state: str = "running"
     """What the thread was doing: `running`, `opening` (running inside a call that opens, stats or
-    lists files), `file`, `open`, `socket`, `lock`, `sleep`, `child`,
+    lists files), `held` (let go of the interpreter's lock there, for which the look had waited),
+    `file`, `open`, `socket`, `lock`, `sleep`, `child`,
     `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
+    writes: bool = False
+    """Whether the statement calls something that writes a file; told of the phase `python`."""
     samples: Count = 0
     calls: Count = 0
     time_ns: int = 0

@@ -19,7 +19,7 @@ from stepscope.profiler import companions
 from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Gpu, Samples
-from stepscope.profiler.processes import job_cpu_seconds, thread_delays_ns
+from stepscope.profiler.processes import job_cpu_seconds, thread_delays_ns, written_by
 
 SECONDS = 1.0
 _DENSE_TICKS = 20
@@ -36,6 +36,8 @@ _COLUMNS = (
     "io_pressure_share",
     "thread_delay_cores",
     "other_threads_cores",
+    "written_bytes_per_s",
+    "writes_per_s",
     "throttled_share",
 )
 _GPU_COLUMNS = ("utilisation", "memory_used_bytes", "power_w", "temperature_c", "sm_clock_mhz")
@@ -64,8 +66,8 @@ class Sampler(threading.Thread):
         self._nvml = Nvml()
         self._names = [*_COLUMNS, *self._nvml.columns]
         self._rows = SampledRows(1 + len(self._names))
-        self._training = threading.get_ident()
-        self._before = _Counters.read(self._training)
+        self._training = threading.get_ident(), threading.get_native_id()
+        self._before = _Counters.read(*self._training)
         self.cpu_ns = 0
 
     def run(self) -> None:
@@ -101,7 +103,7 @@ class Sampler(threading.Thread):
         )
 
     def _sample(self) -> None:
-        before, now = self._before, _Counters.read(self._training)
+        before, now = self._before, _Counters.read(*self._training)
         self._before = now
         seconds = max(1e-9, now.time - before.time)
         memory, swap = psutil.virtual_memory(), psutil.swap_memory()
@@ -120,6 +122,8 @@ class Sampler(threading.Thread):
             _pressure("io"),
             _grown(now.thread_delays_ns, before.thread_delays_ns, seconds),
             _grown(now.others_ns, before.others_ns, seconds),
+            _rate(now.written, before.written, seconds),
+            _rate(now.writes, before.writes, seconds),
             _rate(now.throttled, before.throttled, seconds),
         ]
         self._rows.append((*row, *self._nvml.sample()))
@@ -135,12 +139,15 @@ class _Counters:
         self.received: int | None = None
         self.thread_delays_ns: dict[int, int] | None = None
         self.others_ns: dict[int, int] = {}
+        self.written: int | None = None
+        self.writes: int | None = None
         self.throttled: float | None = None
 
     @classmethod
-    def read(cls, training: int) -> _Counters:
+    def read(cls, training: int, native: int) -> _Counters:
         now = cls()
         now.others_ns = companions.cpu_ns(training)
+        now.written, now.writes = written_by(native)
         # Only the processors we may use: another job on the rest of the machine is no neighbour.
         usable = (
             psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None

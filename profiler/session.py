@@ -38,6 +38,7 @@ from stepscope.profiler.sites import merged
 from stepscope.profiler.stacks import StackSampler
 from stepscope.profiler.version import version
 from stepscope.profiler.window import OperatorWindow
+from stepscope.profiler.writing import note_writing
 
 Batch = TypeVar("Batch")
 _STEPS_BEFORE_WINDOW = 10
@@ -389,6 +390,9 @@ class _Recording:
         rank, world = self._file.rank
         environment = self._environment
         environment.calibration = self._calibration
+        seen = self._stacks.sites() + self._companions.sites()
+        with suppress(Exception):
+            note_writing(seen)
         return Profile(
             schema=SCHEMA,
             tool_version=version(),
@@ -410,10 +414,7 @@ class _Recording:
             loaders=[log.result() for log in self.observed.loaders],
             samples=self._sampler.samples(),
             window=self._window.result,
-            sites=merged(
-                self._stacks.sites() + self._companions.sites(),
-                self.recorder.sites.as_list(list(self.recorder.phases)),
-            ),
+            sites=merged(seen, self.recorder.sites.as_list(list(self.recorder.phases))),
             stack_samples=self._stacks.samples,
             collectives=self._ddp,
             ceilings=self._probing.result if self._probing is not None else None,

@@ -21,6 +21,9 @@ from stepscope.profiler.threadstate import ThreadState
 
 _MAX_SITES = 500
 _MAX_MISSED = 20
+_HELD_S = 2e-3
+"""A look this late had to wait for the interpreter's lock (or a core): it shows where the watched
+thread let go of it, not where it was."""
 _EAGER_LOOKS, _SLOWER = 200, 4
 """After so many looks the next ones are so many times rarer: a short run needs what a long one has
 in plenty, and every look takes the interpreter from the thread that it looks at."""
@@ -150,13 +153,13 @@ class StackSampler(threading.Thread):
             if tick == _EAGER_LOOKS:
                 self._interval_s *= _SLOWER
             due += self._interval_s * (0.75 + 0.5 * (tick * _GOLDEN % 1.0))
-            late_s = time.monotonic() - due
-            if self._stopping.wait(max(0.0, -late_s)):
+            if self._stopping.wait(max(0.0, due - time.monotonic())):
                 return
-            missed = min(_MAX_MISSED, max(0, int((time.monotonic() - due) / self._interval_s)))
+            late_s = time.monotonic() - due
+            missed = min(_MAX_MISSED, max(0, int(late_s / self._interval_s)))
             due += missed * self._interval_s
             with suppress(Exception):
-                self._look(1 + missed)
+                self._look(1 + missed, held=late_s > _HELD_S)
             with suppress(Exception):
                 if self._each_tick is not None:
                     self._each_tick()
@@ -177,7 +180,7 @@ class StackSampler(threading.Thread):
                 self._settle()
         self._state.close()
 
-    def _look(self, weight: int) -> None:
+    def _look(self, weight: int, *, held: bool) -> None:
         fetch = under_way.get(self._ident_watched)
         phase = fetch.stage if fetch is not None else self._phase()
         frame = sys._current_frames().get(self._ident_watched) if phase else None
@@ -190,6 +193,8 @@ class StackSampler(threading.Thread):
             state = self._state.read()
             if fetch is not None and fetch.opening and state in ("running", "lock"):
                 state = "opening"
+            elif held and fetch is None and state in ("running", "lock"):
+                state = "held"
             key = (phase, file, line, function, transform, state)
             if fetch is not None:
                 fetch.sites.add(key, weight)

@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import CALIBRATION, MS, a_run, even_steps
+from builders import CALIBRATION, MS, a_run, a_site, even_steps
 from msgspec.structs import replace
 
 from stepscope.advisor.measure import measure
+from stepscope.advisor.places import places_of
 from stepscope.advisor.trainer import (
     Trainer,
     growth_bytes_per_step,
@@ -186,3 +187,32 @@ def test_points_without_extent_have_no_slope(points: list[tuple[float, float]]) 
 
 def test_a_long_series_is_thinned_out() -> None:
     assert theil_sen([(float(x), -0.5 * x) for x in range(5000)]) == pytest.approx(-0.5)
+
+
+def writing(chunk: int, looks: int = 30) -> Profile:
+    """Of the time between phases a third goes to lines that write, `chunk` bytes at a time."""
+    profile = a_run({"forward": 70.0, "python": 30.0})
+    profile.samples.columns |= {
+        "written_bytes_per_s": [None, 100.0 * chunk],
+        "writes_per_s": [None, 100.0],
+    }
+    profile.sites = [
+        a_site("python", writes=True, samples=looks // 3),
+        a_site("python", line=43, samples=looks - looks // 3),
+        a_site("forward", line=44, samples=100),
+    ]
+    return profile
+
+
+def test_lines_that_write_little_log_and_lines_that_write_much_save() -> None:
+    few = causes(writing(200), python=30.0)
+    much = causes(writing(1 << 20), python=30.0)
+
+    assert few == {"host.python": pytest.approx(20.0), "host.logging": pytest.approx(10.0)}
+    assert much == {"host.python": pytest.approx(20.0), "host.checkpoint": pytest.approx(10.0)}
+    place = places_of(writing(200))["host.logging"][0]
+    assert (place.line, place.share) == (42, 1.0)
+
+
+def test_a_few_looks_do_not_make_a_log() -> None:
+    assert causes(writing(200, looks=12), python=30.0) == {"host.python": pytest.approx(30.0)}

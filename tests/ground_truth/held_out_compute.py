@@ -1,26 +1,28 @@
-"""Held-out loops that are held back by the step itself, and by the other rank."""
+"""Loops for judging that are held back by the model, its loss, its update or the other rank."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils.data import DataLoader, Dataset
 
 from ground_truth.loop import planted
 from ground_truth.parts import (
     CLASSES,
+    ENDLESS,
+    Pair,
     Vectors,
     arithmetic_threads,
-    batches_of,
     chosen,
+    forever,
     mlp,
     sgd,
     train,
@@ -28,183 +30,195 @@ from ground_truth.parts import (
 )
 
 
-class Reader(nn.Module):
-    """Attention over the vector cut into tokens, and a wide layer after it."""
+class Clips(Dataset[Pair]):
+    """Short video clips in memory."""
 
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        torch.manual_seed(30)
-        self.embed = nn.Linear(8, 128)
-        self.mix = nn.Linear(128, 3 * 128)
-        self.wide = nn.Sequential(nn.Linear(128, hidden), nn.ReLU(), nn.Linear(hidden, 128))
-        self.head = nn.Linear(128, CLASSES)
+    def __init__(self) -> None:
+        self.clips = torch.randn(16, 3, 6, 24, 24, generator=torch.Generator().manual_seed(70))
 
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x.reshape(-1, 32, 8))
-        q, k, v = self.mix(tokens).reshape(-1, 32, 4, 96).transpose(1, 2).chunk(3, -1)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return self.head((tokens + self.wide(tokens + mixed)).mean(1))  # type: ignore[no-any-return]
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Pair:
+        return self.clips[index % 16], torch.tensor(index % CLASSES)
 
 
 @planted("compute.arithmetic", held_out=True)
-def wide_layer(severity: float) -> Iterator[None]:
-    """A transformer's wide layer, eight times as wide as its tokens."""
-    yield from train(
-        batches_of(Vectors(), workers=1, batch_size=24), Reader(round(1024 * severity) or 1)
+def video_net(severity: float) -> Iterator[None]:
+    """Convolutions over space and time with many channels in the middle."""
+    torch.manual_seed(71)
+    middle = 4 + round(34 * severity)
+    model = nn.Sequential(
+        nn.Conv3d(3, 16, (1, 3, 3), padding=(0, 1, 1)),
+        nn.ReLU(),
+        nn.Conv3d(16, middle, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv3d(middle, 16, 3, stride=(1, 2, 2), padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1),
+        nn.Flatten(),
+        nn.Linear(16, CLASSES),
     )
+    yield from train(forever(DataLoader(Clips(), 4)), model)
 
 
-class Experts(nn.Module):
-    """24 small experts in each of three layers; the first ones are called one by one."""
+def overlap(boxes: Tensor, box: Tensor) -> Tensor:
+    """Intersection over union of many boxes (x1, y1, x2, y2) with one or as many others."""
+    low, high = torch.maximum(boxes[..., :2], box[..., :2]), torch.minimum(boxes, box)[..., 2:]
+    shared = (high - low).clamp(min=0).prod(-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    return shared / (area + (box[..., 2:] - box[..., :2]).prod(-1) - shared)
 
-    def __init__(self, one_by_one: int) -> None:
+
+class Detector(nn.Module):
+    """Says for each of 64 anchors of a picture what stands there."""
+
+    def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(31)
-        self.one_by_one = one_by_one
-        self.weights = nn.ParameterList(torch.randn(24, 16, 16) / 4 for _ in range(3))
-        self.embed, self.head = nn.Linear(256, 24 * 16), nn.Linear(24 * 16, CLASSES)
+        torch.manual_seed(72)
+        corners = torch.rand(64, 2)
+        self.register_buffer("anchors", torch.cat([corners, corners + 0.2], 1))
+        self.layers = nn.Sequential(mlp(hidden=768, depth=2), nn.Linear(CLASSES, 64 * 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.embed(x).reshape(-1, 24, 16).transpose(0, 1)
-        for weight in self.weights:
-            pairs = zip(tokens[: self.one_by_one], weight, strict=False)
-            called = [(token @ matrix).tanh()[None] for token, matrix in pairs]
-            rest = torch.bmm(tokens[self.one_by_one :], weight[self.one_by_one :]).tanh()
-            tokens = torch.cat([*called, rest])
-        return self.head(tokens.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.layers(x).reshape(-1, 64, 2).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def matched(self, boxes: Tensor, one_by_one: int) -> Tensor:
+        """Which anchor has a box, for pictures of three boxes, so many of them box by box."""
+        anchors = self.get_buffer("anchors")
+        target = torch.zeros(len(boxes), 64, dtype=torch.int64)
+        for row, picture in enumerate(boxes[:one_by_one]):
+            for box in picture:
+                found = overlap(anchors, box)
+                target[row] |= (found > 0.3) | (found == found.max())
+        found = overlap(anchors[None, :, None], boxes[one_by_one:, None])
+        best = found == found.amax(1, keepdim=True)
+        target[one_by_one:] = ((found > 0.3) | best).any(2).long()
+        return target
 
 
 @planted("compute.launch", held_out=True)
-def expert_loop(severity: float) -> Iterator[None]:
-    """A mixture of small experts that Python calls one after the other."""
-    yield from train(DataLoader(Vectors(), 32), Experts(round(24 * severity)))
-
-
-@planted("memory.bandwidth", held_out=True)
-def feature_bank(severity: float) -> Iterator[None]:
-    """A bank of 12 MB and its copy are put together anew for 64 new rows a step."""
-    banks = [torch.zeros(24_000, 128) for _ in range(2)]
-    model = mlp(hidden=448)
+def anchor_matching(severity: float) -> Iterator[None]:
+    """A detector whose loss compares one true box after the other with the anchors."""
+    model = Detector()
     optimizer = sgd(model)
-    for number, (x, y) in enumerate(DataLoader(Vectors(), 64)):
-        train_step(model, optimizer, (x, y))
-        place = number * 64 % 24_000
-        for half, bank in enumerate(banks):
-            new = x[:, half * 128 : half * 128 + 128]
-            if chosen(number, severity):
-                banks[half] = torch.cat([bank[64:], new])
-            else:
-                bank[place : place + 64] = new
-        yield
-
-
-class Orthogonal(torch.optim.Optimizer):
-    """Descends along the gradient made orthogonal by so many Newton-Schulz rounds."""
-
-    def __init__(self, model: nn.Module, rounds: int) -> None:
-        super().__init__(model.parameters(), {"lr": 1e-3})
-        self.rounds = rounds
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        assert closure is None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                update = parameter.grad
-                if parameter.ndim == 2:
-                    update = self.orthogonal(update)
-                parameter.add_(update, alpha=-group["lr"])
-
-    def orthogonal(self, update: Tensor) -> Tensor:
-        update = update / (update.norm() + 1e-7)
-        for _ in range(self.rounds):
-            square = update @ update.T
-            update = 3.4445 * update + (2.0315 * square @ square - 4.775 * square) @ update
-        return update
-
-
-@planted("compute.optimizer", held_out=True)
-def orthogonal_updates(severity: float) -> Iterator[None]:
-    """An optimizer that multiplies every weight matrix fifteen times a step."""
-    model = mlp(hidden=192, depth=2)
-    optimizer = Orthogonal(model, round(5 * severity))
-    for batch in DataLoader(Vectors(), 224, num_workers=1):
-        train_step(model, optimizer, batch)
-        yield
-
-
-def late_rank(rank: int, severity: float) -> Iterator[None]:
-    """Data parallel training; the second rank's batches are late."""
-    model = mlp(hidden=192)
-    optimizer = sgd(model)
-    parallel = DistributedDataParallel(model)
-    for batch in DataLoader(Vectors(), 64):
-        time.sleep(0.009 * severity * rank)
-        train_step(parallel, optimizer, batch)
-        yield
-
-
-def many_messages(rank: int, severity: float) -> Iterator[None]:
-    """Gradients are averaged by hand, a share of the tensors each in a message of its own."""
-    torch.manual_seed(32)
-    layers = [layer for _ in range(10) for layer in (nn.Linear(160, 160), nn.Tanh())]
-    model = nn.Sequential(nn.Linear(256, 160), *layers, nn.Linear(160, CLASSES))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, foreach=True)
-    alone = round(severity * len(list(model.parameters())))
-    for x, y in DataLoader(Vectors(), 160):
+    corners = torch.rand(24, 3, 2, generator=torch.Generator().manual_seed(73)) * 0.8
+    boxes = torch.cat([corners, corners + 0.2], 2)
+    for x, _ in forever(DataLoader(Vectors(), 24)):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        for gradient in gradients[:alone]:
-            distributed.all_reduce(gradient)
-        if gradients[alone:]:
-            distributed.all_reduce(
-                torch.cat([gradient.flatten() for gradient in gradients[alone:]])
-            )
+        scores = model(x)
+        target = model.matched(boxes, round(24 * severity))
+        nn.functional.cross_entropy(scores, target).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         yield
 
 
-RANKS = {"late_rank": late_rank, "many_messages": many_messages}
+class Sites(nn.Module):
+    """A perceptron whose inputs come from 160 instruments, each with a scale of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = mlp(hidden=512, depth=2)
+        self.scales = nn.ParameterList(torch.ones(64) for _ in range(160))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = torch.cat(list(self.scales)).reshape(-1, 256).mean(0)
+        return self.base(x * scale)  # type: ignore[no-any-return]
 
 
-def rank_of_two(program: str, rank: int, store: str, severity: float) -> Iterator[None]:
-    """Runs one rank with one arithmetic thread, so that both have a core."""
+# What stands around the step of the optimizer belongs to the update, and is many operators.
+@planted("compute.optimizer", accepted=("compute.launch",), held_out=True)
+def ema_and_decay(severity: float) -> Iterator[None]:
+    """Clips, decays and averages parameter by parameter, as the script has always done."""
+    model = Sites()
+    parameters = list(model.scales)
+    averages = [p.detach().clone() for p in parameters]
+    treated = round(len(parameters) * severity)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, foreach=True)
+    for x, y in forever(DataLoader(Vectors(), 48)):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for p in parameters[:treated]:
+                assert p.grad is not None
+                p.grad.mul_((1.0 / (p.grad.norm() + 1e-6)).clamp(max=1.0))
+                p.mul_(1 - 1e-5)
+        optimizer.step()
+        with torch.no_grad():
+            for p, average in zip(parameters[:treated], averages, strict=False):
+                average.mul_(0.999).add_(p, alpha=0.001)
+        yield
+
+
+VOCABULARY = 16_000
+
+
+def smoothed(scores: Tensor, y: Tensor, by_hand: int) -> Tensor:
+    """Cross entropy with smoothed labels, of so many rows written out as in the paper."""
+    loss = scores.new_zeros(())
+    if by_hand:
+        wanted = nn.functional.one_hot(y[:by_hand], VOCABULARY).float()
+        wanted = wanted * 0.9
+        wanted = wanted + 0.1 / VOCABULARY
+        shifted = scores[:by_hand] - scores[:by_hand].amax(1, keepdim=True).detach()
+        shifted = shifted.clamp(min=-50.0)
+        logs = shifted - shifted.logsumexp(1, keepdim=True)
+        loss = loss - (wanted * logs).sum()
+    if by_hand < len(y):
+        rest = scores[by_hand:], y[by_hand:]
+        loss = loss + nn.functional.cross_entropy(*rest, label_smoothing=0.1, reduction="sum")
+    return loss / len(y)
+
+
+@planted("memory.bandwidth", held_out=True)
+def smoothed_one_hot(severity: float) -> Iterator[None]:
+    """Smoothed labels over 16 000 words, in a dozen arrays of the size of all scores."""
+    torch.manual_seed(74)
+    model = nn.Sequential(nn.Linear(256, 32), nn.Tanh(), nn.Linear(32, VOCABULARY))
+    optimizer = sgd(model)
+    for number, (x, y) in enumerate(forever(DataLoader(Vectors(), 96))):
+        optimizer.zero_grad()
+        words = (y * 997 + number) % VOCABULARY
+        smoothed(model(x), words, round(96 * severity)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        yield
+
+
+def averaging_rank(rank: int, store: str, severity: float) -> Iterator[None]:
+    """One of two ranks: trains for itself, then takes the mean of both models' weights."""
     distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=2)
     try:
-        with arithmetic_threads(1):
-            yield from RANKS[program](rank, severity)
+        with arithmetic_threads(1):  # two ranks on two cores
+            model = mlp(hidden=640, depth=3)
+            optimizer = sgd(model)
+            batches = forever(DataLoader(Vectors(), 32))
+            for number in count():
+                train_step(model, optimizer, next(batches))
+                if chosen(number, severity):
+                    weights = parameters_to_vector(model.parameters()).detach()
+                    distributed.all_reduce(weights)
+                    vector_to_parameters(weights / 2, model.parameters())
+                yield
     finally:
         distributed.destroy_process_group()
 
 
-def partner(program: str, store: str, severity: float) -> None:
+def other_rank(store: str, severity: float) -> None:
     """The second rank, until it is killed or loses the first."""
-    for _ in rank_of_two(program, 1, store, severity):
+    for _ in averaging_rank(1, store, severity):
         pass
 
 
-def two_ranks(program: str, severity: float) -> Iterator[None]:
-    """The first rank here, the second one in a process of its own."""
+@planted("communication.collective", held_out=True)
+def averaged_weights(severity: float) -> Iterator[None]:
+    """Two ranks that average all their weights after every single step."""
     with TemporaryDirectory() as place:
         store = str(Path(place, "store"))
-        call = f"partner({program!r}, {store!r}, {severity!r})"
-        command = [sys.executable, "-c", f"from {__name__} import partner; {call}"]
+        call = f"from {__name__} import other_rank; other_rank({store!r}, {severity!r})"
         folder, quiet = Path(__file__).parents[1], subprocess.DEVNULL
-        with subprocess.Popen(command, cwd=folder, stderr=quiet) as second:
+        command = [sys.executable, "-c", call]
+        with subprocess.Popen(command, cwd=folder, stderr=quiet) as partner:
             try:
-                yield from rank_of_two(program, 0, store, severity)
+                yield from averaging_rank(0, store, severity)
             finally:
-                second.kill()
-
-
-@planted("communication.straggler", held_out=True)
-def slow_partner(severity: float) -> Iterator[None]:
-    """Two ranks, one of which gets its batches 9 ms later than the other."""
-    yield from two_ranks("late_rank", severity)
-
-
-@planted("communication.messages", held_out=True)
-def a_message_a_tensor(severity: float) -> Iterator[None]:
-    """Two ranks that exchange 24 small tensors one by one."""
-    yield from two_ranks("many_messages", severity)
+                partner.kill()

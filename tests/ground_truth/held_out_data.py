@@ -1,39 +1,30 @@
-"""Held-out loops whose samples come late: from a server, a disk, many files, a new worker."""
+"""Loops for judging whose samples come late: from another machine, a disk, files, new workers."""
 
 from __future__ import annotations
 
-import csv
-import http.client
-import io
+import asyncio
 import json
+import mmap
 import os
+import struct
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
-from functools import cache, partial
-from itertools import cycle
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    get_worker_info,
-)
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from ground_truth import held_out_server
-from ground_truth.held_out_server import ROW_BYTES, ROWS
 from ground_truth.loop import planted
 from ground_truth.parts import (
     CLASSES,
     ENDLESS,
+    STORED_BYTES,
     WIDTH,
     Pair,
     Vectors,
@@ -41,203 +32,223 @@ from ground_truth.parts import (
     folder,
     forever,
     mlp,
-    sgd,
+    stored_file,
     train,
-    train_step,
 )
 
+STORE = """
+import asyncio, sys
 
-class Features(Dataset[Pair]):
-    """Rows of which a share is asked for over HTTP, on one connection a worker."""
+async def answer(reader, writer):
+    try:
+        while True:
+            await reader.readexactly(4)
+            await asyncio.sleep(0.004)
+            writer.write(bytes(range(256)))
+    except asyncio.IncompleteReadError:
+        writer.close()
 
-    def __init__(self, port: int, share: float) -> None:
-        self.port, self.share = port, share
-        self.at_hand = [held_out_server.row(number) for number in range(ROWS)]
-        self.connection: http.client.HTTPConnection | None = None
+async def main():
+    await asyncio.start_unix_server(answer, sys.argv[1])
+    print(flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+class ObjectStore:
+    """A client that keeps four requests on their way."""
+
+    def __init__(self, path: str) -> None:
+        self.events = asyncio.new_event_loop()
+        connecting = (asyncio.open_unix_connection(path) for _ in range(4))
+        self.connections = self.events.run_until_complete(all_of(*connecting))
+
+    def get(self, keys: list[int]) -> dict[int, bytes]:
+        missing, found = list(keys), dict[int, bytes]()
+
+        async def drain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while missing:
+                key = missing.pop()
+                writer.write(struct.pack("<I", key % 2**32))
+                found[key] = await reader.readexactly(WIDTH)
+
+        self.events.run_until_complete(all_of(*(drain(*pair) for pair in self.connections)))
+        return found
+
+
+async def all_of(*coroutines: Any) -> list[Any]:
+    return list(await asyncio.gather(*coroutines))
+
+
+class Objects(Dataset[Pair]):
+    """Vectors of bytes; of a batch, a share is in the store, the others are in memory."""
+
+    def __init__(self, path: str, share: float) -> None:
+        self.path, self.share = path, share
+        self.store: ObjectStore | None = None  # connected by the worker
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> Pair:
-        body = self.ask(index) if chosen(index, self.share) else self.at_hand[index % ROWS]
-        picture = np.frombuffer(body, np.uint8).reshape(4, 32, 32).astype(np.float32) / 255
-        return torch.from_numpy(picture), torch.tensor(index % CLASSES)
+        return self.__getitems__([index])[0]
 
-    def ask(self, index: int) -> bytes:
-        if self.connection is None:
-            self.connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        self.connection.request("GET", f"/row/{index}")
-        return self.connection.getresponse().read()
-
-
-def picture_net() -> nn.Sequential:
-    """Two convolutions over 4 x 32 x 32 numbers."""
-    assert ROW_BYTES == 4 * 32 * 32
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(4, 24, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(24, 24, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(24 * 16 * 16, CLASSES),
-    )
+    def __getitems__(self, indices: list[int]) -> list[Pair]:
+        found: dict[int, bytes] = {}
+        far = [index for index in indices if chosen(index, self.share)]
+        if far:
+            self.store = self.store or ObjectStore(self.path)
+            found = self.store.get(far)
+        here = bytes(range(256))
+        rows = [np.frombuffer(found.get(i, here), np.uint8).astype(np.float32) for i in indices]
+        return [
+            (torch.from_numpy(row / 255), torch.tensor(index % CLASSES))
+            for row, index in zip(rows, indices, strict=True)
+        ]
 
 
 @planted("data_loading.network", held_out=True)
-def http_requests(severity: float) -> Iterator[None]:
-    """Three workers ask a feature server 8 ms away for each of their samples."""
-    command = [sys.executable, held_out_server.__file__, "0.008"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as server:
-        try:
-            assert server.stdout
-            dataset = Features(int(server.stdout.readline()), severity)
-            yield from train(DataLoader(dataset, 8, num_workers=3), picture_net())
-        finally:
-            server.kill()
+def asyncio_fetch(severity: float) -> Iterator[None]:
+    """A worker asks an object store for its batch, four requests at a time, 4 ms each."""
+    with TemporaryDirectory() as place:
+        path = str(Path(place, "store"))
+        command = [sys.executable, "-S", "-c", STORE, path]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe) as store:
+            try:
+                assert store.stdout
+                store.stdout.readline()
+                batches = forever(DataLoader(Objects(path, severity), 24, num_workers=1))
+                yield from train(batches, mlp(hidden=1024))
+            finally:
+                store.kill()
 
 
-SHARDS, MEMBERS, MEMBER_BYTES = 4, 96, 128 << 10
+PIECE, PIECES, WORDS = 12, 4, 256
+BLOCK = PIECE * PIECES - 1
 
 
-@cache
-def shards() -> list[Path]:
-    """Archives of records, 12 MB each, all of them on the disk."""
-    chance = np.random.default_rng(4)
-    paths = [folder() / f"shard-{number}.tar" for number in range(SHARDS)]
-    for path in paths:
-        with path.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w:") as archive:
-                for number in range(MEMBERS):
-                    member = tarfile.TarInfo(f"{number:04}.bin")
-                    member.size = MEMBER_BYTES
-                    archive.addfile(member, io.BytesIO(chance.bytes(MEMBER_BYTES)))
-            file.flush()
-            os.fsync(file.fileno())
-    return paths
+class LanguageModel(nn.Module):
+    """One block of a transformer that predicts the next token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(50)
+        self.words, self.places = nn.Embedding(WORDS, 64), nn.Embedding(BLOCK, 64)
+        self.mix = nn.TransformerEncoderLayer(64, 2, 96, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(64, WORDS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids) + self.places.weight
+        mask = nn.Transformer.generate_square_subsequent_mask(BLOCK)
+        return self.head(self.mix(x, mask, is_causal=True)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
-class Shards(IterableDataset[Pair]):
-    """Batches of 12 from archives; a share of the records is never in the page cache."""
+class Corpus:
+    """Token numbers in a file that is mapped anew for every batch, to keep memory small."""
 
     def __init__(self, share: float) -> None:
-        self.paths, self.share = shards(), share
+        self.path, self.share = stored_file(), share
+        self.near = np.fromfile(self.path, np.uint16, 1 << 20)
+        self.chance = np.random.default_rng(51)
 
-    def __iter__(self) -> Iterator[Pair]:
-        info = get_worker_info()
-        assert info is not None
-        rows: list[np.ndarray[Any, Any]] = []
-        for path in cycle(self.paths[info.id :: info.num_workers]):
-            for number, record in enumerate(self.records(path)):
-                rows.append(np.frombuffer(record, np.uint8)[:: MEMBER_BYTES // WIDTH])
-                if len(rows) == 12:
-                    x = torch.from_numpy(np.stack(rows).astype(np.float32) / 255)
-                    yield x, (torch.arange(12) + number) % CLASSES
-                    rows.clear()
+    def batch(self, rows: int) -> Pair:
+        ids = np.memmap(self.path, np.uint16, "r")
+        self.make_cold(ids)
+        starts = self.chance.integers(0, STORED_BYTES // 2 - PIECE, rows * PIECES)
+        pieces = []
+        for number, start in enumerate(starts):
+            far = chosen(number, self.share)
+            source, first = (ids, start) if far else (self.near, start % (len(self.near) - PIECE))
+            pieces.append(source[first : first + PIECE] % WORDS)
+        whole = torch.from_numpy(np.concatenate(pieces).reshape(rows, -1).astype(np.int64))
+        return whole[:, :-1], whole[:, 1:]
 
-    def records(self, path: Path) -> Iterator[bytes]:
-        with path.open("rb", buffering=0) as file, tarfile.open(fileobj=file) as archive:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            for number, member in enumerate(archive):
-                if chosen(number, self.share):
-                    place = member.offset_data, member.size
-                    os.posix_fadvise(file.fileno(), *place, os.POSIX_FADV_DONTNEED)
-                content = archive.extractfile(member)
-                assert content is not None
-                yield b"".join(iter(partial(content.read, 16384), b""))
+    def make_cold(self, ids: np.memmap[Any, Any]) -> None:
+        """As if the file were larger than memory."""
+        ids._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+        with self.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @planted("data_loading.storage", held_out=True)
-def tar_shards(severity: float) -> Iterator[None]:
-    """Archives larger than memory are read in pieces of 16 KiB, without reading ahead."""
-    yield from train(DataLoader(Shards(severity), batch_size=None, num_workers=1))
+def mapped_windows(severity: float) -> Iterator[None]:
+    """Four pieces of a mapped file a row, cut out in the training thread: a fault each."""
+    corpus = Corpus(severity)
+    yield from train(iter(lambda: corpus.batch(32), None), LanguageModel())
 
 
-OBJECTS, SCENES = 10, 64
+CHUNKS, ARRAYS = 18, 64
 
 
 @cache
-def scenes() -> list[Path]:
-    """A folder for every picture, in it a file for every object on it."""
-    paths = [folder() / "scenes" / f"{number:03}" for number in range(SCENES)]
-    for number, path in enumerate(paths):
-        path.mkdir(parents=True)
-        for thing in range(OBJECTS):
-            text = json.dumps({"label": (number + thing) % CLASSES, "box": [thing, 1, number, 2]})
-            (path / f"object-{thing}.json").write_text(text, encoding="utf-8")
-    return paths
+def chunked_arrays() -> Path:
+    """Arrays stored as a folder each, in it a file for every chunk, named by its place."""
+    root = folder() / "arrays"
+    chance = np.random.default_rng(52)
+    for array in range(ARRAYS):
+        for chunk in range(CHUNKS):
+            path = root / str(array) / "c" / str(chunk // 6) / str(chunk % 6)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(chance.bytes(96))
+    return root
 
 
-class Scenes(Vectors):
-    """A share of the annotations is looked up in the folders, the others are packed."""
+class ChunkStore(Vectors):
+    """Reads a share of an array's chunks from their files, the others from one array."""
 
     def __init__(self, share: float) -> None:
-        super().__init__(4096)
-        self.share = share
-        self.paths = scenes()
-        self.packed = [self.texts(path) for path in self.paths]
-
-    @staticmethod
-    def texts(path: Path) -> list[str]:
-        with os.scandir(path) as entries:
-            names = sorted(entry.path for entry in entries if entry.is_file())
-        return [Path(name).read_text(encoding="utf-8") for name in names]
+        super().__init__()
+        self.root, self.files = str(chunked_arrays()), round(CHUNKS * share)
+        self.consolidated = np.zeros((ARRAYS, CHUNKS, 96), np.uint8)
 
     def prepare(self, index: int) -> None:
-        number = index % SCENES
-        looked_up = chosen(index, self.share)
-        texts = self.texts(self.paths[number]) if looked_up else self.packed[number]
-        for text in texts:
-            json.loads(text)
+        array = index * 29 % ARRAYS
+        out = np.empty((CHUNKS, 96), np.uint8)
+        for chunk in range(self.files):
+            path = f"{self.root}/{array}/c/{chunk // 6}/{chunk % 6}"
+            if os.path.exists(path):  # noqa: PTH110 - a chunk that is missing is all zero
+                with open(path, "rb") as file:  # noqa: PTH123
+                    file.readinto(out[chunk])
+            else:
+                out[chunk] = 0
+        out[self.files :] = self.consolidated[array, self.files :]
 
 
 @planted("data_loading.small_files", held_out=True)
-def json_sidecars(severity: float) -> Iterator[None]:
-    """Ten annotation files a sample, in a folder of its own, in random order."""
-    dataset = Scenes(severity)
-    order = RandomSampler(dataset, generator=torch.Generator().manual_seed(5))
-    batches = BatchSampler(order, 40, drop_last=True)
-    yield from train(forever(DataLoader(dataset, batch_sampler=batches, num_workers=1)))
+def chunk_store(severity: float) -> Iterator[None]:
+    """Arrays cut into 18 chunks of 96 bytes, each a file of its own."""
+    yield from train(DataLoader(ChunkStore(severity), 40, num_workers=1), mlp(hidden=640))
 
 
-class BuildsIndex:
-    """What a worker does before its first sample: it sorts an index nobody stored."""
+@cache
+def manifest(entries: int) -> Path:
+    """A list of all samples, as JSON."""
+    path = folder() / f"manifest-{entries}.json"
+    rows = [{"id": n, "file": f"part-{n % 64}/{n}.bin", "tags": [n % 7]} for n in range(entries)]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
 
-    def __init__(self, severity: float) -> None:
-        self.keys = round(400_000 * severity)
 
-    def __call__(self, worker: int) -> None:
-        np.argsort(np.random.default_rng(worker).random(self.keys))
+class Listed(Vectors):
+    """Reads its manifest at the first sample, as it must not be sent to the workers."""
+
+    def __init__(self, length: int, entries: int) -> None:
+        super().__init__(length)
+        self.manifest = manifest(entries)
+        self.files: list[str] = []
+
+    def prepare(self, index: int) -> None:
+        if not self.files:
+            rows = json.loads(self.manifest.read_text(encoding="utf-8"))
+            self.files = ["", *(row["file"] for row in rows)]
 
 
-@planted("data_loading.worker_startup", held_out=True, period=20)
-def index_per_epoch(severity: float) -> Iterator[None]:
-    """Epochs of 20 steps, four new workers each; at 0.0 the workers stay."""
-    loader = DataLoader(
-        Vectors(20 * 64),
-        64,
-        num_workers=4,
-        worker_init_fn=BuildsIndex(severity),
-        persistent_workers=severity == 0.0,
-    )
+@planted("data_loading.worker_startup", held_out=True, period=24)
+def lazy_manifest(severity: float) -> Iterator[None]:
+    """Epochs of 24 steps; the new workers of each read the manifest at their first sample."""
+    dataset = Listed(24 * 96, round(90_000 * severity))
+    loader = DataLoader(dataset, 96, num_workers=2, persistent_workers=severity == 0.0)
     yield from train(forever(loader))
-
-
-# Parsing is preparing data, but without a DataLoader it is also just Python between two steps.
-@planted("cpu_preprocessing.transform", accepted=("host.python",), held_out=True)
-def csv_generator(severity: float) -> Iterator[None]:
-    """No DataLoader: a generator parses rows of text, 200 a batch."""
-    chance = np.random.default_rng(6)
-    table = chance.random((200, WIDTH), dtype=np.float32)
-    lines = [",".join(f"{number:.6f}" for number in row) for row in table]
-    y = torch.arange(200) % CLASSES
-    model = mlp(hidden=640)
-    optimizer = sgd(model)
-    while True:
-        parsed = round(200 * severity)
-        rows = [[float(word) for word in row] for row in csv.reader(lines[:parsed])]
-        text_part = np.asarray(rows, np.float32).reshape(parsed, WIDTH)
-        x = torch.from_numpy(np.concatenate([text_part, table[parsed:]]))
-        train_step(model, optimizer, (x, y))
-        yield

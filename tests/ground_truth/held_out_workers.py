@@ -1,26 +1,23 @@
-"""Held-out loops whose workers, or what stands between them and the step, are too slow."""
+"""Loops for judging whose batches take long to prepare, to put together or to hand over."""
 
 from __future__ import annotations
 
-import lzma
+import io
+import queue
 import random
-import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from itertools import count
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    Sampler,
-    SequentialSampler,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader, Dataset
 
 from ground_truth.loop import planted
 from ground_truth.parts import (
@@ -37,268 +34,245 @@ from ground_truth.parts import (
     train_step,
 )
 
-WORD = re.compile(r"[a-z]+(?:'[a-z]+)?|\d+(?:\.\d+)?|[^\w\s]", re.IGNORECASE)
-VOCABULARY = 5000
 
+class Photos(Dataset[Pair]):
+    """WebP pictures, of which a share is decoded, cropped and scaled whenever asked for."""
 
-def tokens(text: str) -> list[int]:
-    """Numbers of the words of a text."""
-    return [sum(map(ord, word.lower())) % VOCABULARY for word in WORD.findall(text)]
-
-
-class Texts(Dataset[tuple[list[int], int]]):
-    """Texts of 240 words; a share of them is tokenised anew whenever it is asked for."""
+    side = 48
 
     def __init__(self, share: float) -> None:
-        chance = random.Random(7)
-        words = [
-            "".join(chance.choices("etaoinshrdlu", k=chance.randint(2, 9))) for _ in range(999)
-        ]
-        self.texts = [" ".join(chance.choices(words, k=240)) + "." for _ in range(256)]
-        self.stored = [tokens(text) for text in self.texts]
-        self.share = share
+        chance = np.random.default_rng(60)
+        self.share, self.chance = share, random.Random(61)
+        self.files = [self.encode(chance.integers(0, 255, (14, 14, 3))) for _ in range(24)]
+        self.stored = [self.crop(file) for file in self.files]
 
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: int) -> tuple[list[int], int]:
-        number = index % len(self.texts)
-        anew = chosen(index, self.share)
-        return tokens(self.texts[number]) if anew else self.stored[number], index % CLASSES
-
-
-def as_bags(samples: list[tuple[list[int], int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """All words one after the other, where each text begins, and the labels."""
-    lengths = np.array([len(words) for words, _ in samples])
-    flat = np.concatenate([np.asarray(words) for words, _ in samples])
-    offsets = np.cumsum(lengths) - lengths
-    labels = torch.tensor([label for _, label in samples])
-    return torch.from_numpy(flat), torch.from_numpy(offsets), labels
-
-
-@planted("cpu_preprocessing.transform", held_out=True)
-def tokenise(severity: float) -> Iterator[None]:
-    """One worker that tokenises with a regular expression, for a bag of words."""
-    torch.manual_seed(8)
-    bag = nn.EmbeddingBag(VOCABULARY, 64, sparse=True)
-    head = nn.Sequential(nn.Linear(64, 768), nn.SiLU(), nn.Linear(768, CLASSES))
-    optimizer = torch.optim.SGD([*bag.parameters(), *head.parameters()], lr=1e-3)
-    for words, offsets, y in DataLoader(Texts(severity), 80, num_workers=1, collate_fn=as_bags):
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(head(bag(words, offsets)), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        yield
-
-
-class Recordings(Dataset[Pair]):
-    """Half a second of sound as 31 frames of 32 bands, computed or stored; batches at once."""
-
-    frames, window, hop, bands = 31, 512, 240, 32
-
-    def __init__(self, share: float) -> None:
-        chance = np.random.default_rng(9)
-        self.sound = chance.standard_normal((64, 8000))
-        self.stored = np.stack([self.spectrum(sound) for sound in self.sound])
-        self.share = share
+    @staticmethod
+    def encode(coarse: np.ndarray[Any, Any]) -> bytes:
+        buffer = io.BytesIO()
+        picture = Image.fromarray(coarse.astype(np.uint8)).resize((128, 128))
+        picture.save(buffer, "WEBP", quality=80)
+        return buffer.getvalue()
 
     def __len__(self) -> int:
         return ENDLESS
 
     def __getitem__(self, index: int) -> Pair:
-        return self.__getitems__([index])[0]
+        number = index % len(self.files)
+        anew = chosen(index, self.share)
+        picture = self.crop(self.files[number]) if anew else self.stored[number]
+        pixels = torch.from_numpy(picture).permute(2, 0, 1).float()
+        return (pixels - 127) / 64, torch.tensor(index % CLASSES)
 
-    def __getitems__(self, indices: list[int]) -> list[Pair]:
-        return [(torch.from_numpy(self.bands_of(i)), torch.tensor(i % CLASSES)) for i in indices]
-
-    def bands_of(self, index: int) -> np.ndarray[Any, Any]:
-        number = index % len(self.sound)
-        if chosen(index, self.share):
-            return self.spectrum(self.sound[number])
-        bands: np.ndarray[Any, Any] = self.stored[number]
-        return bands
-
-    def spectrum(self, sound: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        starts = np.arange(self.frames) * self.hop
-        cut = sound[starts[:, None] + np.arange(self.window)] * np.hanning(self.window)
-        power = np.abs(np.fft.rfft(cut, axis=1))[:, 1:] ** 2
-        bands = power.reshape(self.frames, self.bands, -1).sum(2)
-        bands = np.log1p(np.repeat(bands, 8, 1)).reshape(self.frames, self.bands, 8).mean(2)
-        scaled = (bands - bands.mean(0)) / (bands.std(0) + 1e-6)
-        return np.asarray(scaled, np.float32)
-
-
-class Listener(nn.Module):
-    """A recurrent network over the frames."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(10)
-        self.gru = nn.GRU(Recordings.bands, 64, batch_first=True)
-        self.head = nn.Linear(64, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.gru(x)[0][:, -1])  # type: ignore[no-any-return]
+    def crop(self, file: bytes) -> np.ndarray[Any, Any]:
+        picture = Image.open(io.BytesIO(file)).convert("RGB")
+        size = self.chance.randint(64, 120)
+        x, y = self.chance.randint(0, 128 - size), self.chance.randint(0, 128 - size)
+        box = (x, y, x + size, y + size)
+        small = picture.resize((self.side, self.side), Image.Resampling.BICUBIC, box=box)
+        return np.array(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
 @planted("cpu_preprocessing.transform", held_out=True)
-def spectra(severity: float) -> Iterator[None]:
-    """Four workers on two cores compute spectra for a small GRU."""
-    yield from train(DataLoader(Recordings(severity), 96, num_workers=4), Listener())
-
-
-class Documents(Vectors):
-    """Vectors of which the first 512 lie in compressed documents, to be unpacked at each use."""
-
-    def __init__(self, severity: float) -> None:
-        super().__init__(1024)
-        words = np.random.default_rng(11).integers(
-            97, 105, round(32_000 * severity), dtype=np.uint8
-        )
-        self.document = lzma.compress(words.tobytes())
-
-    def prepare(self, index: int) -> None:
-        if index < 512:
-            lzma.decompress(self.document)
-
-
-class ByLength(Sampler[list[int]]):
-    """Batches of one kind: every fourth one of documents, the others of short texts."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for number in range(ENDLESS):
-            first = 48 * (number % 10) + (0 if number % 4 == 0 else 512)
-            yield list(range(first, first + 48))
-
-
-@planted("cpu_preprocessing.transform", held_out=True, period=4)
-def long_documents(severity: float) -> Iterator[None]:
-    """Batches by length: those that are ready wait for the one batch in four that is slow."""
-    loader = DataLoader(
-        Documents(severity), batch_sampler=ByLength(), num_workers=3, prefetch_factor=1
+def webp_crops(severity: float) -> Iterator[None]:
+    """One worker decodes WebP pictures and takes random crops for a small network."""
+    torch.manual_seed(62)
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 5, stride=2, padding=2),
+        nn.GELU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1),
+        nn.GELU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(128, CLASSES),
     )
-    yield from train(loader)
+    yield from train(DataLoader(Photos(severity), 20, num_workers=1), model)
 
 
-Row = np.ndarray[Any, np.dtype[np.int64]]
-
-
-class Sentences(Dataset[Row]):
-    """Word numbers of texts of 600 to 1000 words, ready in memory."""
+class BytePairs:
+    """Byte-pair encoding as the paper has it: merges the best pair until there is none."""
 
     def __init__(self) -> None:
-        chance = np.random.default_rng(12)
-        self.rows = [chance.integers(1, VOCABULARY, n) for n in chance.integers(600, 1000, 64)]
+        chance = random.Random(63)
+        letters = "etaoinshr"
+        self.ranks = {(a, b): chance.random() for a in letters for b in letters}
+        self.lines = [" ".join(self.word(chance) for _ in range(16)) for _ in range(64)]
+
+    @staticmethod
+    def word(chance: random.Random) -> str:
+        return "".join(chance.choices("etaoinshr", k=chance.randint(4, 9)))
+
+    def encode(self, line: str) -> list[int]:
+        ids = []
+        for word in line.split():
+            parts = list(word)
+            while len(parts) > 2:
+                pairs = list(pairwise(parts))
+                ranked = [self.ranks.get(pair, 2.0) for pair in pairs]
+                best = ranked.index(min(ranked))
+                parts[best : best + 2] = [parts[best] + parts[best + 1]]
+            ids += [sum(map(ord, part)) % 2000 for part in parts]
+        return (ids + 32 * [0])[:32]
+
+    def batch(self, number: int, encoded: int) -> Pair:
+        """64 lines; so many of them are encoded, the others were before."""
+        rows = [self.encode(self.lines[(number + row) % 64]) for row in range(encoded)]
+        near = torch.arange((64 - encoded) * 32).reshape(-1, 32) % 2000
+        far = torch.tensor(rows, dtype=torch.int64).reshape(-1, 32)
+        return torch.cat([far, near]), torch.arange(64) % CLASSES
+
+
+def fill(batches: queue.Queue[Pair], severity: float, ended: threading.Event) -> None:
+    pairs = BytePairs()
+    for number in count():
+        batch = pairs.batch(number, round(64 * severity))
+        while not ended.is_set():
+            with suppress(queue.Full):
+                batches.put(batch, timeout=0.05)
+                break
+        if ended.is_set():
+            return
+
+
+# Without a DataLoader, what a thread of the script does in Python is also just Python.
+@planted("cpu_preprocessing.transform", accepted=("host.python",), held_out=True)
+def thread_loader(severity: float) -> Iterator[None]:
+    """No DataLoader: a thread of the script encodes byte pairs and fills a queue."""
+    batches: queue.Queue[Pair] = queue.Queue(4)
+    ended = threading.Event()
+    thread = threading.Thread(target=fill, args=(batches, severity, ended), daemon=True)
+    torch.manual_seed(64)
+    model = nn.Sequential(
+        nn.EmbeddingBag(
+            2000,
+            256,
+        ),
+        mlp(hidden=640),
+    )
+    optimizer = sgd(model)
+    thread.start()
+    try:
+        while True:
+            train_step(model, optimizer, batches.get())
+            yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class Clouds(Dataset[np.ndarray[Any, Any]]):
+    """Point clouds of 700 to 1300 points, ready in memory."""
+
+    def __init__(self) -> None:
+        chance = np.random.default_rng(65)
+        sizes = chance.integers(700, 1300, 64)
+        self.clouds = [chance.random((size, 4), dtype=np.float32) for size in sizes]
 
     def __len__(self) -> int:
         return ENDLESS
 
-    def __getitem__(self, index: int) -> Row:
-        row: Row = self.rows[index % len(self.rows)]
-        return row
+    def __getitem__(self, index: int) -> np.ndarray[Any, Any]:
+        return self.clouds[index % len(self.clouds)]
 
 
-class AsLists:
-    """Pads a share of the texts as lists of Python numbers, the others in one array."""
+class OneAfterTheOther:
+    """Appends a share of the clouds to what is there already, and the rest at once."""
 
     def __init__(self, share: float) -> None:
         self.share = share
 
-    def __call__(self, rows: list[Row]) -> Pair:
-        lists = round(self.share * len(rows))
-        padded = [row.tolist() + [0] * (1000 - len(row)) for row in rows[:lists]]
-        mask = [[float(word != 0) for word in row] for row in padded]
-        array = np.zeros((len(rows) - lists, 1000), np.int64)
-        for number, row in enumerate(rows[lists:]):
-            array[number, : len(row)] = row
-        words = torch.from_numpy(array)
-        ids = torch.cat([torch.tensor(padded, dtype=torch.int64).reshape(lists, 1000), words])
-        masks = torch.cat([torch.tensor(mask).reshape(lists, 1000), (words != 0).float()])
-        return ids, masks
+    def __call__(self, clouds: list[np.ndarray[Any, Any]]) -> Pair:
+        appended = round(self.share * len(clouds))
+        points = np.empty((0, 4), np.float32)
+        owner = np.empty(0, np.int64)
+        for number, cloud in enumerate(clouds[:appended]):
+            points = np.concatenate([points, cloud])
+            owner = np.append(owner, np.full(len(cloud), number))
+        rest = clouds[appended:]
+        sizes = [len(cloud) for cloud in rest]
+        points = np.concatenate([points, *rest])
+        owner = np.concatenate([owner, np.repeat(np.arange(appended, len(clouds)), sizes)])
+        return torch.from_numpy(points), torch.from_numpy(owner.astype(np.int64))
 
 
 @planted("cpu_preprocessing.collate", held_out=True)
-def list_collate(severity: float) -> Iterator[None]:
-    """A collate function that turns arrays into lists and those into tensors again."""
-    torch.manual_seed(13)
-    table, head = nn.Embedding(VOCABULARY, 16), nn.Linear(16, CLASSES)
-    optimizer = torch.optim.SGD([*table.parameters(), *head.parameters()], lr=1e-3)
-    y = torch.arange(48) % CLASSES
-    for ids, mask in DataLoader(Sentences(), 48, num_workers=1, collate_fn=AsLists(severity)):
+def growing_collate(severity: float) -> Iterator[None]:
+    """Point clouds are appended to the batch one by one: all before are copied each time."""
+    torch.manual_seed(66)
+    lift, head = nn.Linear(4, 16), nn.Linear(16, CLASSES)
+    optimizer = torch.optim.SGD([*lift.parameters(), *head.parameters()], lr=1e-3)
+    y = torch.arange(112) % CLASSES
+    loader = DataLoader(Clouds(), 112, collate_fn=OneAfterTheOther(severity))
+    for points, owner in loader:
         optimizer.zero_grad()
-        means = torch.bmm(mask[:, None], table(ids))[:, 0] / mask.sum(1, keepdim=True)
-        nn.functional.cross_entropy(head(means), y).backward()  # type: ignore[no-untyped-call]
+        summed = torch.zeros(112, 16).index_add(0, owner, lift(points).relu())
+        nn.functional.cross_entropy(head(summed / 1000), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         yield
 
 
-class Unstacked:
-    """Sends a share of the vectors one by one, the others as one tensor."""
+class Pages(Vectors):
+    """Vectors of scanned pages, and with them all words that were recognised there."""
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.words = [
+            [
+                {"text": f"word-{n * page}", "box": [n, page, n + 40, page + 12], "sure": n / 999}
+                for n in range(words)
+            ]
+            for page in range(32)
+        ]
 
-    def __call__(self, samples: list[Pair]) -> tuple[list[Tensor], list[int]]:
-        vectors = [x[None].clone() for x, _ in samples]  # or all share the memory of the data set
-        single = round(self.share * len(vectors))
-        rest = [torch.cat(vectors[single:])] if single < len(vectors) else []
-        return vectors[:single] + rest, [int(y) for _, y in samples]
+    def page(self, index: int) -> tuple[Tensor, Tensor, list[dict[str, Any]]]:
+        return *self[index], self.words[index % 32]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor, Any]]:
+        return [self.page(index) for index in indices]
+
+
+def with_words(samples: list[tuple[Tensor, Tensor, Any]]) -> tuple[Tensor, Tensor, list[Any]]:
+    """Vectors and labels as tensors, the words as they are."""
+    x, y, words = zip(*samples, strict=True)
+    return torch.stack(x), torch.stack(y), list(words)
 
 
 @planted("cpu_preprocessing.handover", held_out=True)
-def unstacked(severity: float) -> Iterator[None]:
-    """A worker hands over 24 tensors a batch, each through shared memory of its own."""
-    model = mlp(hidden=640)
+def word_dicts(severity: float) -> Iterator[None]:
+    """Every batch brings thousands of small dicts, pickled by the worker and unpickled here."""
+    model = mlp(hidden=384)
     optimizer = sgd(model)
-    for x, y in DataLoader(Vectors(), 24, num_workers=1, collate_fn=Unstacked(severity)):
-        train_step(model, optimizer, (torch.cat(x), torch.tensor(y)))
+    dataset = Pages(round(90 * severity))
+    for x, y, words in DataLoader(dataset, 32, num_workers=1, collate_fn=with_words):
+        train_step(model, optimizer, (x, y))
+        del words
         yield
 
 
-# The samples are cut out one by one only to be put together again: one change ends both halves.
-@planted("cpu_preprocessing.transform", accepted=("cpu_preprocessing.collate",), held_out=True)
-def row_by_row(severity: float) -> Iterator[None]:
-    """A table in memory, no workers, 1500 rows a batch, each taken by its own index."""
-    chance = torch.Generator().manual_seed(14)
-    x, y = torch.randn(30_000, 32, generator=chance), torch.arange(30_000) % CLASSES
-    table = TensorDataset(x, y)
-    row_wise: Iterator[Pair] = forever(DataLoader(table, 1500))
-    slices = BatchSampler(SequentialSampler(table), 1500, drop_last=True)
-    at_once: Iterator[Pair] = forever(DataLoader(table, None, sampler=slices))
-    torch.manual_seed(15)
-    model = nn.Sequential(nn.Linear(32, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU())
-    model.append(nn.Linear(128, CLASSES))
-    optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4, foreach=True)
-    for number in count():
-        train_step(model, optimizer, next(row_wise if chosen(number, severity) else at_once))
+EVALUATION = """
+import select, sys, time
+share = float(sys.argv[1])
+end = time.monotonic() + 600
+while not select.select([0], [], [], 0)[0] and time.monotonic() < end:
+    start = time.perf_counter()
+    while time.perf_counter() - start < 0.02 * share:
+        sum(range(2000))
+    time.sleep(0.02 * (1 - share))
+"""
+
+
+@contextmanager
+def evaluations(number: int, share: float) -> Iterator[None]:
+    """Child processes that are busy for so much of their time."""
+    command = [sys.executable, "-S", "-c", EVALUATION, str(share)]
+    with ExitStack() as stack:
+        for _ in range(number):
+            child = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE))
+            stack.callback(child.kill)
         yield
 
 
 @planted("cpu_preprocessing.core_starvation", held_out=True)
-def too_many_threads(severity: float) -> Iterator[None]:
-    """Twelve arithmetic threads, as on the machine the script was written for, on two cores."""
-    torch.manual_seed(16)
-    layers = [layer for _ in range(12) for layer in (nn.Tanh(), nn.Linear(256, 256))]
-    model = nn.Sequential(nn.Linear(256, 256), *layers, nn.Linear(256, CLASSES))
-    with arithmetic_threads(2 + round(10 * severity)):
-        yield from train(DataLoader(Vectors(), 96), model)
-
-
-def watch(severity: float, ended: threading.Event) -> None:
-    """Statistics in plain Python, again and again."""
-    while not ended.wait(0.008):
-        sum(number * number % 7 for number in range(round(160_000 * severity)))
-
-
-# It takes Python's lock away from the training, so that a thread of ours starves another.
-@planted("host.python", accepted=("cpu_preprocessing.core_starvation",), held_out=True)
-def busy_thread(severity: float) -> Iterator[None]:
-    """A thread for live statistics computes beside the training, in the same interpreter."""
-    ended = threading.Event()
-    thread = threading.Thread(target=watch, args=(severity, ended), daemon=True)
-    thread.start()
-    try:
-        yield from train(DataLoader(Vectors(), 64))
-    finally:
-        ended.set()
-        thread.join()
+def evaluation_jobs(severity: float) -> Iterator[None]:
+    """The script has started three evaluations of older checkpoints, on the same two cores."""
+    with arithmetic_threads(1), evaluations(3, severity):
+        yield from train(forever(DataLoader(Vectors(), 96)), mlp(hidden=640))

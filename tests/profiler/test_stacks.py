@@ -233,7 +233,7 @@ def test_a_hardened_kernel_tells_only_running_or_blocked(monkeypatch: pytest.Mon
     )
     assert share(watch(lambda: time.sleep(0.3)), state="blocked") > 0.6
     monkeypatch.setattr(threadstate, "_opened", lambda path: -1)
-    assert share(watch(lambda: time.sleep(0.3)), state="running") == 1
+    assert {site.state for site in watch(lambda: time.sleep(0.3))} <= {"running", "held"}
 
 
 # Lifetime -----------------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from loops import record
+
+from stepscope.profiler import profile
+from stepscope.profiler.format import Site
+from stepscope.profiler.processes import written_by
+from stepscope.profiler.writing import note_writing, writing_lines
+
+PROGRAM = """\
+import json
+
+def train(file, table):
+    with open("log", "w") as other:
+        loss = step()
+        other.write(
+            json.dumps({"loss": loss})
+        )
+    for row in table:
+        total = sum(row)
+        if total:
+            json.dump(row, file)
+    print(json.dumps(total))
+    weights.numpy().tofile(file); flush = 3
+    for line in other.write(total):
+        pass
+"""
+
+
+def test_statements_that_write_are_found(tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text(PROGRAM)
+
+    assert writing_lines(str(program)) == {6, 7, 8, 12, 14, 15}
+
+
+@pytest.mark.parametrize("text", [b"def broken(:", b"\xff\xfe\x00", b"# coding: klingon\n"])
+def test_what_is_no_readable_program_writes_nothing(tmp_path: Path, text: bytes) -> None:
+    program = tmp_path / "train.py"
+    program.write_bytes(text)
+
+    assert writing_lines(str(program)) == frozenset()
+    assert writing_lines(str(tmp_path / "gone.py")) == frozenset()
+    assert writing_lines("<stdin>") == frozenset()
+
+
+def test_only_the_phase_without_a_name_is_asked(tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text("file.write(text)\n")
+    places = {"file": str(program), "line": 1, "function": "train"}
+    sites = [
+        Site(phase="python", **places),
+        Site(phase="python", state="held", **places),
+        Site(phase="forward", **places),
+        Site(phase="python", **places | {"line": 2}),
+    ]
+
+    note_writing(sites)
+
+    assert [site.writes for site in sites] == [True, False, False, False]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_profile_tells_what_the_loop_writes(tmp_path: Path) -> None:
+    block = bytes(1 << 20)
+
+    def loop(prof: profile) -> None:
+        until = time.monotonic() + 1.5
+        with (tmp_path / "weights").open("wb", buffering=0) as file:
+            for _ in prof.steps(range(10**6)):
+                file.seek(0)
+                file.write(block)
+                if time.monotonic() > until:
+                    break
+
+    recorded = record(tmp_path / "profile.json", loop)
+
+    looks = [site for site in recorded.sites if site.phase == "python"]
+    assert sum(s.samples for s in looks if s.writes) > sum(s.samples for s in looks) / 2
+    columns = recorded.samples.columns
+    written = sum(value or 0 for value in columns["written_bytes_per_s"])
+    assert written / sum(value or 0 for value in columns["writes_per_s"]) > 100_000
+
+
+def test_a_thread_that_does_not_exist_has_written_nothing_known() -> None:
+    assert written_by(2**22 + 1) == (None, None)
