@@ -247,7 +247,7 @@ def _verdict(
 def _promise(step: PlanStep) -> str:
     predicted = step.predicted
     if predicted.basis == "bound":
-        return f"predicted up to {speedup(predicted.high)}"
+        return f"predicted {speedup(predicted.speedup)}, at most {speedup(predicted.high)}"
     interval = speedup_interval(predicted.low, predicted.high)
     words = f"predicted {speedup(predicted.speedup)}, {interval}"
     return f"{predicted.assumes}: {words}" if "=" in predicted.assumes else words

@@ -96,6 +96,8 @@ class Stages:
     """How the time of batches varies, mean 1."""
     threads: int = 1
     """Threads one operator may use."""
+    stretch: float = 1.0
+    """How much longer batches took than their making explains; `fetch_blocked` has it."""
     factor: float = 1.0
     """Measured over modelled step time, so that the model is exact where it was measured."""
 
@@ -237,10 +239,15 @@ class Stages:
         )
 
     def without(self, *causes: str) -> Stages:
-        """These stages with `causes` gone."""
+        """These stages with `causes` gone.
+
+        No hand-over is also had by having no workers to hand anything over.
+        """
         stages = self
         for cause in causes:
             stages = stages.scaled(cause, 0.0)
+        if HANDOVER in causes and stages.workers:
+            stages = min(stages, stages.with_workers(0), key=Stages.seconds)
         return stages
 
     def slower_fetch(self, k: float) -> Stages:
@@ -250,7 +257,9 @@ class Stages:
         """
         fetch = _added(self.fetch_cpu, self.fetch_blocked)
         more = {cause: (k - 1) * seconds for cause, seconds in fetch.items()}
-        return replace(self, fetch_blocked=_added(self.fetch_blocked, more))
+        return replace(
+            self, fetch_blocked=_added(self.fetch_blocked, more), stretch=k * self.stretch
+        )
 
     def with_workers(self, workers: int) -> Stages:
         """These stages with another number of workers."""
@@ -263,8 +272,17 @@ class Stages:
                 fetch_cpu=_added(self.fetch_cpu, {HANDOVER: RECEIVE_SECONDS}),
             )
         if workers == 0 and self.workers > 0:
-            without = self.without(HANDOVER, STARTUP)
-            return replace(without, workers=0, receive=0.0)
+            # Nothing is handed over, and what came late on the way does so no more.
+            without = self.scaled(HANDOVER, 0.0).scaled(STARTUP, 0.0)
+            making = _added(without.fetch_cpu, without.fetch_blocked)
+            late = {cause: (1 / self.stretch - 1) * s for cause, s in making.items()}
+            return replace(
+                without,
+                workers=0,
+                receive=0.0,
+                fetch_blocked=_added(without.fetch_blocked, late),
+                stretch=1.0,
+            )
         return replace(self, workers=workers)
 
     def with_prefetch(self, batches: int) -> Stages:
