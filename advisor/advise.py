@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 from stepscope.advisor.advice import (
     SCHEMA,
     Advice,
@@ -33,13 +35,13 @@ from stepscope.advisor.plan import (
     make_plan,
     possible,
 )
-from stepscope.advisor.predict import gain
+from stepscope.advisor.predict import gain, model_error
 from stepscope.advisor.wording import cause_label, duration, share, speedup, speedup_interval
 from stepscope.profiler.format import Profile
 from stepscope.profiler.version import version
 
 HEALTHY_GAIN = 0.10
-"""A run is healthy when no exact method is predicted to gain this much."""
+"""A run is healthy when no exact method is predicted to gain this much, its usual error apart."""
 
 
 def advise(
@@ -219,7 +221,7 @@ def _verdict(
         f"{share(part)} of each step ({duration(part * step)} of {duration(step)}) goes to "
         f"{cause_label(cause)}"
     )
-    healthy = best < 1 + limit
+    healthy = best / sqrt(model_error(best)) < 1 + limit  # by its usual error: half of the 90 %
     if healthy:
         sentence = (
             f"Nothing to fix: {where}, and no exact change is predicted to gain "

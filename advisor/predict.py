@@ -12,6 +12,7 @@ from math import ceil, exp, log
 
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.ceilings import serial_fraction
+from stepscope.advisor.contention import Contention
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.stages import Stages
@@ -20,7 +21,7 @@ from stepscope.profiler.format import Profile
 Change = Callable[[Stages], Stages]
 DEEP_QUEUE = 8
 """Batches per worker: enough to even out what can be evened out, and still bounded memory."""
-_ERROR_FLOOR, _ERROR_GROWTH = 0.08, 0.15
+_ERROR_FLOOR, _ERROR_GROWTH = 0.10, 0.20
 """Part of a prediction's logarithm by which the model errs, fitted on the tuned corpus."""
 RARE_SHARE = 0.01
 """What is done rarely enough may cost this part of the present step."""
@@ -144,6 +145,8 @@ def _workers(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome 
     if stages.service <= 0 or not profile.loaders:
         return None
     best = stages.best_workers()
+    if best == 0:
+        return _serial(predictor, profile, stages)
 
     def one_by_one(s: Stages) -> Stages:
         # What so many workers share already does not have to be had one by one.
@@ -156,7 +159,15 @@ def _workers(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome 
 def _serial(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
     if not stages.workers:
         return None
-    return Outcome(lambda s: s.with_workers(0), "num_workers=0")
+
+    def as_crowded(s: Stages) -> Stages:
+        # What slows the trainer now may be its own threads: that workers leave is not counted on.
+        return replace(
+            s.with_workers(0),
+            contention_main=Contention(fixed=s.slowdowns.main - 1),
+        )
+
+    return Outcome(as_crowded, "num_workers=0", best=lambda s: s.with_workers(0))
 
 
 def _smooth(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:

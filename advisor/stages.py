@@ -28,10 +28,15 @@ mapping took 0.5 to 0.8 ms of the main thread on the machine the model was fitte
 STARVATION = "cpu_preprocessing.core_starvation"
 HANDOVER = "cpu_preprocessing.handover"
 STARTUP = "data_loading.worker_startup"
+_COMPUTING = ("compute.", "memory.bandwidth")
 _AS_MODELLED = Contention()
 WAKING = 0.75
 """Part of a waiting worker's need for cores that goes when its waits go: every wait ends with a
 thread that wants a core at once, and takes it from one that computes in step with others."""
+RESUMING, _RESUMING_PART = 0.2, 0.5
+"""After a stretch of host code the first operators are slow: caches are cold, the other threads
+asleep. Fitted: this part of the computing goes with the host's work, and so much per second of it
+at most."""
 _ROUNDS = 6
 """Slowdowns and step time depend on each other; so often they are made to agree."""
 
@@ -221,7 +226,7 @@ class Stages:
         kept = 1 - (1 - k) * self.crowding.get(cause, 0.0)
         return replace(
             self._crowded_by_others(kept),
-            main=_scaled(self.main, cause, k),
+            main=_scaled(self._resumed(cause, k), cause, k),
             main_blocked=_scaled(self.main_blocked, cause, k),
             fetch_cpu=_scaled(self.fetch_cpu, cause, k),
             fetch_blocked=_scaled(self.fetch_blocked, cause, k),
@@ -230,6 +235,15 @@ class Stages:
             receive=self.receive * (k if cause == HANDOVER else 1.0),
             packing=self.packing * (k if cause == HANDOVER else 1.0),
         )
+
+    def _resumed(self, cause: str, k: float) -> Seconds:
+        """The training thread's work, with less of it to pick up again after the host's."""
+        if not cause.startswith("host."):
+            return self.main
+        compute = {c: s for c, s in self.main.items() if c.startswith(_COMPUTING)}
+        total = sum(compute.values())
+        saved = min(RESUMING * total, _RESUMING_PART * self.main.get(cause, 0.0)) * (1 - k)
+        return _added(self.main, {c: -saved * s / total for c, s in compute.items()})
 
     def _crowded_by_others(self, k: float) -> Stages:
         return replace(
@@ -241,13 +255,16 @@ class Stages:
     def without(self, *causes: str) -> Stages:
         """These stages with `causes` gone.
 
-        No hand-over is also had by having no workers to hand anything over.
+        Where handing over a batch costs more than making it, it is also gone without workers.
         """
         stages = self
         for cause in causes:
             stages = stages.scaled(cause, 0.0)
-        if HANDOVER in causes and stages.workers:
-            stages = min(stages, stages.with_workers(0), key=Stages.seconds)
+        handing = self.receive + self.packing
+        if HANDOVER in causes and self.workers and handing > self.service / self.stretch:
+            alone = stages.with_workers(0)  # which would be no fair comparison without start-up
+            alone = replace(alone, main={**alone.main, STARTUP: stages.main.get(STARTUP, 0.0)})
+            stages = min(stages, alone, key=Stages.seconds)
         return stages
 
     def slower_fetch(self, k: float) -> Stages:

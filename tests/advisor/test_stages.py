@@ -8,7 +8,14 @@ import pytest
 from builders import bursty_stages, some_stages
 
 from stepscope.advisor.contention import Contention
-from stepscope.advisor.stages import HANDOVER, RECEIVE_SECONDS, STARTUP, STARVATION, Stages
+from stepscope.advisor.stages import (
+    HANDOVER,
+    RECEIVE_SECONDS,
+    RESUMING,
+    STARTUP,
+    STARVATION,
+    Stages,
+)
 
 TRANSFORM, ARITHMETIC = "cpu_preprocessing.transform", "compute.arithmetic"
 STORAGE, CHECKPOINT = "data_loading.storage", "host.checkpoint"
@@ -300,7 +307,7 @@ def test_without_workers_nothing_is_received_and_nobody_is_started() -> None:
 
 def test_scaling_a_cause_reaches_every_stage_it_occurs_in() -> None:
     both = some_stages(
-        main={"host.gc": 0.002, ARITHMETIC: 0.01},
+        main={"host.gc": 0.002, HANDOVER: 0.01},
         main_blocked={"host.gc": 0.001},
         fetch_cpu={"host.gc": 0.006, TRANSFORM: 0.05},
         fetch_blocked={"host.gc": 0.003},
@@ -308,7 +315,7 @@ def test_scaling_a_cause_reaches_every_stage_it_occurs_in() -> None:
 
     half = both.scaled("host.gc", 0.5)
 
-    assert half.main == {"host.gc": 0.001, ARITHMETIC: 0.01}
+    assert half.main == {"host.gc": 0.001, HANDOVER: 0.01}
     assert half.main_blocked == {"host.gc": 0.0005}
     assert half.fetch_cpu == {"host.gc": 0.003, TRANSFORM: 0.05}
     assert half.fetch_blocked == {"host.gc": 0.0015}
@@ -412,6 +419,48 @@ def test_packing_is_a_stage_of_its_own_in_each_worker() -> None:
     assert packing.seconds() == pytest.approx(0.030)
     assert packing.without(HANDOVER).seconds() == pytest.approx(0.010)
     assert packing.without(TRANSFORM).seconds() == pytest.approx(0.030)
+
+
+def test_what_the_host_no_longer_does_is_not_picked_up_after() -> None:
+    much = simple(W=0, C=8, B=0.010)
+    much = replace(much, main={**much.main, "host.gc": 0.030})
+    little = replace(much, main={**much.main, "host.gc": 0.001})
+
+    assert much.without("host.gc").seconds() == pytest.approx(0.010 * (1 - RESUMING))
+    assert little.without("host.gc").seconds() == pytest.approx(0.010 - 0.0005)
+    assert much.without(ARITHMETIC).seconds() == pytest.approx(0.030)
+
+
+def test_no_hand_over_may_mean_no_workers() -> None:
+    # A worker that takes as long to hand over as to make: 4 ms, where alone it would be 2.
+    tiny = some_stages(
+        workers=1,
+        main={"compute.arithmetic": 0.001},
+        fetch_cpu={TRANSFORM: 0.001},
+        receive=0.003,
+    ).slower_fetch(4.0)
+
+    without = tiny.without(HANDOVER)
+
+    assert tiny.seconds() == pytest.approx(0.004)
+    assert without.workers == 0
+    assert without.seconds() == pytest.approx(0.002)
+    assert tiny.without(TRANSFORM).workers == 1
+
+
+def test_without_workers_nothing_comes_late_on_the_way() -> None:
+    late = simple(W=2, C=8, B=0.010, s=0.004).slower_fetch(3.0)
+
+    assert late.stretch == 3.0
+    assert late.with_workers(0).seconds() == pytest.approx(0.014)
+    assert late.with_workers(0).stretch == 1.0
+
+
+def test_starting_workers_is_no_part_of_the_hand_over() -> None:
+    restarted = simple(W=1, C=8, B=0.010, s=0.002)
+    restarted = replace(restarted, main={**restarted.main, STARTUP: 0.020})
+
+    assert restarted.without(HANDOVER).seconds() >= 0.030
 
 
 def test_who_is_gone_crowds_nobody() -> None:
