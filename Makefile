@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean install
+.PHONY: demo test lint docs bench clean install
 
 demo: install
 	$(BIN)/advise demo
@@ -15,6 +15,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/advise rules docs docs/knowledge
 
 bench: install
 	$(BIN)/python bench/overhead.py

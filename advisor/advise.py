@@ -162,7 +162,12 @@ def _findings(
             )
         )
     order = {"root": 0, "contributing": 1, "symptom": 2}
-    return sorted(findings, key=lambda f: (order[f.role], -f.loss_share))
+    return sorted(findings, key=lambda f: (order[f.role], -f.loss_share, not _has_exact(f)))
+
+
+def _has_exact(finding: Finding) -> bool:
+    """Whether it can be mended without touching the mathematics."""
+    return any(r.kind == "exact" for r in finding.recommendations)
 
 
 def _loads(method: Method, cause: str) -> bool:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from stepscope.advisor.rules_cli import rules
 from stepscope.advisor.run import run
 
 if TYPE_CHECKING:
     from stepscope.advisor.advice import Advice
+    from stepscope.advisor.config import Config
+    from stepscope.advisor.knowledge import Knowledge
     from stepscope.profiler.format import Profile
 
 # Everything else is imported where it is used, so that `advise --help` answers at once.
@@ -45,6 +48,7 @@ def cli() -> None:
     advise profile.json --json -     the same as JSON on standard output
     advise run -- python train.py    run a program, profile its training steps, and judge them
     advise demo                      record and judge a small bundled training loop
+    advise rules list                the rules and methods that advice comes from
 
     Record a profile with `with profile("profile.json") as prof:` around the loop and
     `for batch in prof.steps(loader):` in it. Exit status: 0 done, 1 a --fail-on condition
@@ -150,6 +154,7 @@ def demo(out: Path, steps: int | None, name: str) -> None:
 
 
 cli.add_command(run)
+cli.add_command(rules)
 
 
 def _check_outputs(profile_path: Path, outputs: Sequence[Path | str | None]) -> None:
@@ -179,14 +184,13 @@ def _real(path: Path) -> Path:
 
 def _judge(path: Path, rules: Sequence[Path], settings: Sequence[str]) -> tuple[Profile, Advice]:
     from stepscope.advisor.advise import advise
-    from stepscope.advisor.knowledge import KnowledgeError, load_knowledge
+    from stepscope.advisor.knowledge import KnowledgeError
     from stepscope.advisor.measure import NoStepsError
     from stepscope.profiler.storage import ProfileError, load
 
     try:
         profile = load(path)
-        knowledge = load_knowledge(list(rules))
-        thresholds = _thresholds(settings, knowledge.threshold_names())
+        knowledge, thresholds = _knowledge(rules, settings)
         return profile, advise(profile, knowledge, path.name, thresholds)
     except (ProfileError, KnowledgeError) as error:
         _fail(str(error))
@@ -226,7 +230,30 @@ def _write(
         terminal.print_verdict(advice, Console(), str(html_path))
 
 
+def _knowledge(
+    rules: Sequence[Path], settings: Sequence[str]
+) -> tuple[Knowledge, dict[str, float]]:
+    """Rules and thresholds: built-in, then the project's, then those of the call."""
+    from stepscope.advisor.knowledge import load_knowledge
+
+    project = _project()
+    knowledge = load_knowledge([*project.rules, *rules])
+    known = knowledge.threshold_names()
+    return knowledge, project.thresholds_among(known) | _thresholds(settings, known)
+
+
+def _project() -> Config:
+    from stepscope.advisor.config import load_config
+
+    project = load_config()
+    if project.not_read:
+        click.echo(f"advise: {project.not_read}", err=True)
+    return project
+
+
 def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
+    from difflib import get_close_matches
+
     values = {}
     for setting in settings:
         name, _, text = setting.partition("=")
@@ -237,7 +264,11 @@ def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
         if not math.isfinite(values[name]):
             _fail(f"--set {setting}: give NAME=VALUE with a number")
         if name not in known:
-            _fail(f"--set {setting}: no threshold {name!r}; there are {', '.join(sorted(known))}")
+            near = get_close_matches(name, sorted(known), n=5, cutoff=0.0)
+            _fail(
+                f"--set {setting}: no threshold {name!r}; there are {', '.join(near)} and "
+                f"{len(known) - len(near)} others, which `advise rules explain RULE` shows"
+            )
     return values
 
 

@@ -113,6 +113,77 @@ FACTS: dict[str, FactName] = {
     ),
     "comm.overlap_share": FactName("share", "part of communication hidden behind backward"),
     "comm.gradient_bytes": FactName("bytes", "gradient bytes exchanged per step"),
+    "step.batch_gain": FactName(
+        "share", "more samples per second, predicted for a batch twice as large"
+    ),
+    "step.micro_batches": FactName("count", "batches that one update of the weights takes"),
+    "step.excess_share": FactName("share", "part of the time by which steps exceed the median"),
+    "step.drift": FactName("ratio", "median step time of the last third over that of the first"),
+    "env.debug_variables": FactName(
+        "count", "variables set that make a library check or print what it does"
+    ),
+    "env.debug_names": FactName("text", "names of these variables"),
+    "env.compile_disabled": FactName("flag", "a variable switches torch.compile off"),
+    "env.direct_links_disabled": FactName(
+        "flag", "a variable forbids NCCL direct links between devices or InfiniBand"
+    ),
+    "cpu.threads_per_core": FactName(
+        "ratio", "intra-op threads plus loader workers over the usable cores"
+    ),
+    "cpu.throttled_share": FactName("share", "part of the time for which a quota stops this job"),
+    "cpu.pressure_share": FactName("share", "part of the time some task waits for a core (PSI)"),
+    "storage.pressure_share": FactName(
+        "share", "part of the time some task waits for storage (PSI)"
+    ),
+    "storage.early_reads": FactName(
+        "ratio", "disk reads per second in the first third of the run over the last, at most 100"
+    ),
+    "storage.own_share": FactName(
+        "share", "bytes the loader read from storage over all that the machine's disks read"
+    ),
+    "fetch.storage_share": FactName("share", "bytes that came from the device over bytes read"),
+    "fetch.read_amplification": FactName("ratio", "bytes read over tensor bytes, of one batch"),
+    "loader.batch_size": FactName("count", "samples in a batch"),
+    "loader.workers_gain": FactName(
+        "share", "speedup minus one, predicted for the best number of workers"
+    ),
+    "loader.handover_ratio": FactName(
+        "ratio", "cost of taking a batch from a worker over the cost of making it"
+    ),
+    "loader.item_operators": FactName(
+        "ratio", "time for one sample, in operators on one element, timed on this machine"
+    ),
+    "loader.worker_imbalance": FactName("ratio", "time of the busiest worker over the mean"),
+    "validation.loader_workers": FactName("count", "worker processes of loaders for validation"),
+    "validation.worker_starts": FactName(
+        "count", "worker processes started for validation during the run"
+    ),
+    "torch.autocast_gain": FactName("share", "speedup minus one, predicted for bf16 autocast"),
+    "optimizer.fused_gain": FactName(
+        "share", "speedup minus one, predicted for the fused optimizer"
+    ),
+    "operators.copy_share": FactName("share", "operator time in copies and conversions"),
+    "operators.indexing_share": FactName("share", "operator calls that take elements or slices"),
+    "operators.zeroing_share": FactName("share", "part of the step that sets gradients to zero"),
+    "operators.recomputed_share": FactName(
+        "share", "layers called in backward over layers called in forward"
+    ),
+    "model.sync_batch_norms": FactName("count", "normalising layers that exchange statistics"),
+    "comm.backend": FactName("text", "library that exchanges gradients, e.g. nccl or gloo"),
+    "comm.buckets": FactName("count", "messages into which gradients are gathered"),
+    "comm.bucket_bytes": FactName("bytes", "mean size of such a message"),
+    "gpu.visible": FactName("count", "devices of the machine, used or not"),
+    "gpu.memory_growth_share": FactName("share", "growth of device memory in use per hour"),
+    "memory.swap_share": FactName("share", "swap in use over the machine's memory, peak"),
+    "host.other_threads_cores": FactName(
+        "cores", "cores used by the program's Python threads beside the training thread"
+    ),
+    "logging.by_hand_share": FactName(
+        "share", "part of the step in the loop's own lines that write files in small pieces"
+    ),
+    "checkpoint.by_hand_share": FactName(
+        "share", "part of the step in the loop's own lines that write files in large pieces"
+    ),
     "probe.headroom": FactName("ratio", "batch rate of the loader alone over the model's alone"),
     "probe.model_step_seconds": FactName("s", "the loop's body with a batch that is there already"),
     "probe.loader_batch_seconds": FactName("s", "time between batches when only the loader runs"),

@@ -10,12 +10,21 @@ from statistics import median
 
 from stepscope.advisor import ceilings
 from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.config_facts import environment_facts, set_up_facts
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Value
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import DEEP_QUEUE, gain
+from stepscope.advisor.predicted_facts import predicted_facts
+from stepscope.advisor.signal_facts import (
+    fetch_facts,
+    operator_facts,
+    resource_facts,
+    site_facts,
+    timeline_facts,
+)
 from stepscope.advisor.sources import foreign_cores
 from stepscope.advisor.trainer import growth_bytes_per_step
 from stepscope.profiler.format import Histogram, Loader, Optimizer, Profile, Steps
@@ -312,6 +321,14 @@ _SOURCES: tuple[Callable[[_Draft, Profile, Measurement], None], ...] = (
     _memory,
     _communication,
     _probe,
+    environment_facts,
+    set_up_facts,
+    timeline_facts,
+    resource_facts,
+    fetch_facts,
+    site_facts,
+    operator_facts,
+    predicted_facts,
 )
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from itertools import chain
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import msgspec
 import yaml
@@ -20,12 +20,21 @@ from msgspec import Struct, field
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fact_names import fact_name
 
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
+
 Value = bool | int | float | str
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class KnowledgeError(Exception):
-    """A rule or method file that cannot be used; the message names file, line and key."""
+    """A rule or method file that cannot be used; its text names file, line and key."""
+
+    def __init__(self, message: str, file: str = "", line: int = 1) -> None:
+        super().__init__(f"{file}:{line}: {message}" if file else message)
+        self.message = message
+        self.file = file
+        self.line = line
 
 
 class Condition(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -178,11 +187,40 @@ class Method(Struct, forbid_unknown_fields=True, kw_only=True):
     provenance: Literal["P", "S", "M", "F", "D"]
 
 
+class Source(NamedTuple):
+    """What an entry was read from."""
+
+    file: Traversable
+    text: str
+
+    def error(self, line: int, message: str) -> KnowledgeError:
+        """An error that names the place."""
+        return KnowledgeError(message, str(self.file), line)
+
+    def wrong(self, key: str, message: str, name: str = "") -> KnowledgeError:
+        """An error about `name` under `key`, a path such as `when.all[0].op`."""
+        begin = self.line_of(key)
+        lines = self.text.splitlines()[begin - 1 :]
+        offset = next((i for i, line in enumerate(lines) if name in line), 0)
+        return self.error(begin + offset, f"`{key}`: {message}")
+
+    def line_of(self, path: str) -> int:
+        """The line on which the key that `path` names stands, or the nearest one above it."""
+        return _line_of(self.tree(), path)
+
+    def tree(self) -> yaml.Node | None:
+        """The document with the place of every key and value in it."""
+        node: yaml.Node | None = yaml.compose(self.text, Loader=_Loader)
+        return node
+
+
 class Knowledge(Struct):
     """All rules and methods, by id, in the order of their files."""
 
     rules: dict[str, Rule]
     methods: dict[str, Method]
+    sources: dict[str, Source] = {}
+    """Where each was read from."""
 
     def threshold_names(self) -> set[str]:
         """Every name that `--set` accepts."""
@@ -197,64 +235,62 @@ def load_knowledge(extra: list[Path] | None = None) -> Knowledge:
     Raises:
         KnowledgeError: a file does not parse, does not fit, or names an unknown cause or method.
     """
-    roots: list[Traversable] = [files("stepscope.rules"), *(extra or [])]
+    roots: list[Traversable] = [built_in(), *(extra or [])]
     for root in roots[1:]:
         if not root.is_dir():
             raise KnowledgeError(f"{root}: no such directory of rules")
-    rules = {
-        entry.id: (entry, s) for root in roots for entry, s in _read_all(root / "detect", Rule)
-    }
-    methods = {
-        entry.id: (entry, s) for root in roots for entry, s in _read_all(root / "methods", Method)
-    }
+    rules = {entry.id: (entry, s) for root in roots for entry, s in _read_all(root, Rule)}
+    methods = {entry.id: (entry, s) for root in roots for entry, s in _read_all(root, Method)}
     knowledge = Knowledge(
         rules={name: rule for name, (rule, _) in rules.items()},
         methods={name: method for name, (method, _) in methods.items()},
+        sources={name: source for name, (_, source) in [*rules.items(), *methods.items()]},
     )
-    for rule, source in rules.values():
-        _check_rule(rule, source, knowledge)
-    for method, source in methods.values():
-        _check_method(method, source, knowledge)
+    of_rules = (check_rule(rule, source, knowledge) for rule, source in rules.values())
+    of_methods = (check_method(method, source, knowledge) for method, source in methods.values())
+    error = next(chain.from_iterable(chain(of_rules, of_methods)), None)
+    if error:
+        raise error
     return knowledge
 
 
-class _Source(NamedTuple):
-    """What an entry was read from."""
-
-    file: Traversable
-    text: str
-
-    def error(self, line: int, message: str) -> KnowledgeError:
-        """An error that names the place."""
-        return KnowledgeError(f"{self.file}:{line}: {message}")
-
-    def wrong(self, key: str, name: str, message: str) -> KnowledgeError:
-        """An error about `name`, which stands under the top-level key `key`."""
-        begin = _line_of(self.text, key)
-        lines = self.text.splitlines()[begin - 1 :]
-        offset = next((i for i, line in enumerate(lines) if name in line), 0)
-        return self.error(begin + offset, f"`{key}`: {message}")
+def built_in() -> Traversable:
+    """The folder of the rules and methods that come with stepscope."""
+    return files("stepscope.rules")
 
 
 _Entry = TypeVar("_Entry", Rule, Method)
+FOLDERS: dict[type[Rule | Method], str] = {Rule: "detect", Method: "methods"}
+"""Where in a folder of rules the files of each kind lie, in folders of their own choice."""
 
 
-def _read_all(folder: Traversable, kind: type[_Entry]) -> Iterator[tuple[_Entry, _Source]]:
+def _read_all(root: Traversable, kind: type[_Entry]) -> Iterator[tuple[_Entry, Source]]:
+    return (read_entry(file, kind) for file in entry_files(root, kind))
+
+
+def entry_files(root: Traversable, kind: type[Rule | Method]) -> Iterator[Traversable]:
+    """The files of one kind in a folder of rules, in order."""
+    folder = root / FOLDERS[kind]
     if not folder.is_dir():
         return
     for group in sorted(folder.iterdir(), key=lambda entry: entry.name):
         if group.is_dir():
             for file in sorted(group.iterdir(), key=lambda entry: entry.name):
                 if file.name.endswith(".yaml"):
-                    yield _read(file, kind)
+                    yield file
 
 
-def _read(file: Traversable, kind: type[_Entry]) -> tuple[_Entry, _Source]:
+def read_entry(file: Traversable, kind: type[_Entry]) -> tuple[_Entry, Source]:
+    """Read one rule or method; the names in it may still be unknown.
+
+    Raises:
+        KnowledgeError: the file does not parse, or does not fit its kind.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise KnowledgeError(f"{file}:1: cannot be read as UTF-8 text: {error}") from None
-    source = _Source(file, text)
+        raise KnowledgeError(f"cannot be read as UTF-8 text: {error}", str(file)) from None
+    source = Source(file, text)
     try:
         entry = msgspec.convert(yaml.load(text, Loader=_Loader), type=kind)  # safe
     except yaml.MarkedYAMLError as error:
@@ -267,19 +303,17 @@ def _read(file: Traversable, kind: type[_Entry]) -> tuple[_Entry, _Source]:
         path = place.rstrip("`").removeprefix("$").lstrip(".")
         where = f"`{path}`: " if path else ""
         unknown = _UNKNOWN_KEY.search(message)
-        line = _line_of(text, f"{path}.{unknown[1]}".lstrip(".") if unknown else path)
+        line = source.line_of(f"{path}.{unknown[1]}".lstrip(".") if unknown else path)
         raise source.error(line, where + message) from None
     if entry.id != file.name.removesuffix(".yaml"):
-        raise source.wrong("id", entry.id, f"is {entry.id!r}, the file name says otherwise")
+        raise source.wrong("id", f"is {entry.id!r}, the file name says otherwise")
     return entry, source
 
 
 _UNKNOWN_KEY = re.compile(r"unknown field `(.+)`")
 
 
-def _line_of(text: str, path: str) -> int:
-    """The line on which the key that `path` (as in `when.all[0].op`) names stands."""
-    node = yaml.compose(text, Loader=_Loader)
+def _line_of(node: yaml.Node | None, path: str) -> int:
     line = 1
     for part in path.replace("[", ".[").split("."):
         if isinstance(node, yaml.SequenceNode) and part.startswith("["):
@@ -299,49 +333,57 @@ def _line_of(text: str, path: str) -> int:
     return int(line)
 
 
-def _check_rule(rule: Rule, source: _Source, knowledge: Knowledge) -> None:
-    _check_known(source, "cause", [rule.cause], CAUSES)
-    _check_known(source, "advise", rule.advise, knowledge.methods)
-    _check_known(source, "suppressed_by", rule.suppressed_by, knowledge.rules)
+def check_rule(rule: Rule, source: Source, knowledge: Knowledge) -> Iterator[KnowledgeError]:
+    """What keeps a rule from being used."""
+    yield from _unknown(source, "cause", [rule.cause], CAUSES)
+    yield from _unknown(source, "advise", rule.advise, knowledge.methods)
+    yield from _unknown(source, "suppressed_by", rule.suppressed_by, knowledge.rules)
     for leaf in rule.when.comparisons():
         if leaf.threshold is not None:
-            _check_known(source, "when", [leaf.threshold], rule.thresholds)
-        _check_comparison(source, "when", leaf)
+            yield from _unknown(source, "when", [leaf.threshold], rule.thresholds)
+        yield from _wrong_in(leaf, source, "when")
 
 
-def _check_method(method: Method, source: _Source, knowledge: Knowledge) -> None:
-    _check_known(source, "helps", method.helps, CAUSES)
-    _check_known(source, "loads", method.loads, CAUSES)
-    _check_known(source, "predictor", method.predictor.causes, CAUSES)
-    _check_known(source, "conflicts_with", method.conflicts_with, knowledge.methods)
+def check_method(method: Method, source: Source, knowledge: Knowledge) -> Iterator[KnowledgeError]:
+    """What keeps a method from being used."""
+    yield from _unknown(source, "helps", method.helps, CAUSES)
+    yield from _unknown(source, "loads", method.loads, CAUSES)
+    yield from _unknown(source, "predictor", method.predictor.causes, CAUSES)
+    yield from _unknown(source, "conflicts_with", method.conflicts_with, knowledge.methods)
     conditions = {"requires": method.requires, "already_on": method.already_on}
     for key, condition in conditions.items():
         for leaf in condition.comparisons() if condition else ():
             if leaf.threshold is not None:
-                raise source.wrong(key, leaf.threshold, "a method has no thresholds")
-            _check_comparison(source, key, leaf)
+                yield source.wrong(key, "a method has no thresholds", leaf.threshold)
+            else:
+                yield from _wrong_in(leaf, source, key)
 
 
-def _check_known(source: _Source, key: str, names: list[str], known: Container[str]) -> None:
+def _unknown(
+    source: Source, key: str, names: list[str], known: Container[str]
+) -> Iterator[KnowledgeError]:
     for name in names:
         if name not in known:
-            raise source.wrong(key, name, f"{name!r} does not exist")
+            yield source.wrong(key, f"{name!r} does not exist", name)
 
 
-def _check_comparison(source: _Source, key: str, leaf: Condition) -> None:
-    """The facts exist, and what is compared can be compared."""
-    for name in (leaf.fact, leaf.other):
-        if name is not None and fact_name(name) is None:
-            raise source.wrong(key, name, f"no fact is called {name!r}")
+def _wrong_in(leaf: Condition, source: Source, key: str) -> Iterator[KnowledgeError]:
+    """Facts that do not exist, else values that cannot be compared."""
     assert leaf.fact is not None
+    names = [name for name in (leaf.fact, leaf.other) if name is not None]
+    unknown = [name for name in names if fact_name(name) is None]
+    for name in unknown:
+        yield source.wrong(key, f"no fact is called {name!r}", name)
+    if unknown:
+        return
     left = _kind_of(leaf.fact)
     right: type[Value | None] = float if leaf.threshold is not None else type(leaf.value)
     if leaf.other is not None:
         right = _kind_of(leaf.other)
     if left is not (float if right is int else right):
-        raise source.wrong(key, leaf.fact, f"{leaf.fact} is compared with another type")
+        yield source.wrong(key, f"{leaf.fact} is compared with another type", leaf.fact)
     if left is not float and leaf.op not in ("==", "!="):
-        raise source.wrong(key, leaf.fact, f"{leaf.fact} has no order, so not `{leaf.op}`")
+        yield source.wrong(key, f"{leaf.fact} has no order, so not `{leaf.op}`", leaf.fact)
 
 
 def _kind_of(name: str) -> type[Value | None]:

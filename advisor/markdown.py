@@ -17,15 +17,15 @@ def render(advice: Advice) -> str:
     verdict = advice.verdict
     state = "healthy" if verdict.healthy else wording.category_label(verdict.category)
     parts = [
-        f"### stepscope: {_text(state)}",
-        f"**{_text(verdict.sentence)}**",
+        f"### stepscope: {escaped(state)}",
+        f"**{escaped(verdict.sentence)}**",
         *_breakdown(advice),
         *_plan(advice),
-        *([_text(advice.left)] if advice.left else []),
+        *([escaped(advice.left)] if advice.left else []),
         *_tempting(advice),
         *_notes(advice),
         *_findings(advice),
-        f"<sub>{_text(advice.source)}, stepscope {_text(advice.tool_version)}</sub>",
+        f"<sub>{escaped(advice.source)}, stepscope {escaped(advice.tool_version)}</sub>",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -35,7 +35,7 @@ def _breakdown(advice: Advice) -> list[str]:
     if not lines:
         return []
     rows = [
-        f"| {_text(wording.cause_label(line.cause))} | {wording.duration(line.seconds_per_step)} "
+        f"| {escaped(wording.cause_label(line.cause))} | {wording.duration(line.seconds_per_step)} "
         f"| {wording.share(line.share)} | {wording.share_interval(line)} |"
         for line in lines
     ]
@@ -57,23 +57,23 @@ def _step(step: PlanStep) -> str:
         bounds = wording.speedup_interval(step.measured.low, step.measured.high)
         measured = f", measured {wording.speedup(step.measured.speedup)} ({bounds})"
     return (
-        f"**{_text(step.title)}** ({step.kind}): predicted {wording.prediction(step.predicted)}"
+        f"**{escaped(step.title)}** ({step.kind}): predicted {wording.prediction(step.predicted)}"
         f"{measured}; {wording.speedup(step.cumulative)} in all. "
-        f"Next bottleneck: {_text(wording.cause_label(step.next_cause))}."
+        f"Next bottleneck: {escaped(wording.cause_label(step.next_cause))}."
     )
 
 
 def _tempting(advice: Advice) -> list[str]:
     if not advice.tempting:
         return []
-    items = (f"{_text(method.title)}: {_text(method.reason)}" for method in advice.tempting)
-    return ["#### Tempting but useless here", _list(items)]
+    items = (f"{escaped(method.title)}: {escaped(method.reason)}" for method in advice.tempting)
+    return ["#### Tempting but useless here", bullets(items)]
 
 
 def _notes(advice: Advice) -> list[str]:
     if not advice.notes:
         return []
-    return ["#### Notes", _list(_text(note) for note in advice.notes)]
+    return ["#### Notes", bullets(escaped(note) for note in advice.notes)]
 
 
 def _findings(advice: Advice) -> list[str]:
@@ -91,14 +91,14 @@ def _findings(advice: Advice) -> list[str]:
 def _finding(finding: Finding, described: set[str]) -> list[str]:
     role = wording.ROLES[finding.role].lower()
     parts = [
-        f"#### {_text(finding.title)}",
-        f"{wording.share(finding.loss_share)} of the step, {role}. {_text(finding.evidence)}",
-        _text(finding.why),
+        f"#### {escaped(finding.title)}",
+        f"{wording.share(finding.loss_share)} of the step, {role}. {escaped(finding.evidence)}",
+        escaped(finding.why),
     ]
     if finding.places:
-        parts.append("Where: " + _text("; ".join(map(wording.place, finding.places))))
+        parts.append("Where: " + escaped("; ".join(map(wording.place, finding.places))))
     for fix in finding.recommendations:
-        parts += [f"{_text(fix.title)}: see above."] if fix.method in described else _fix(fix)
+        parts += [f"{escaped(fix.title)}: see above."] if fix.method in described else _fix(fix)
     return parts
 
 
@@ -106,28 +106,29 @@ def _fix(fix: Recommendation) -> list[str]:
     gain = wording.prediction(fix.predicted) if fix.predicted else "not predicted"
     facts = [
         f"Predicted: {gain}; effort: {fix.effort}",
-        f"Risk: {_text(fix.quality_risk)}",
-        f"When not: {_text(fix.when_not)}",
+        f"Risk: {escaped(fix.quality_risk)}",
+        f"When not: {escaped(fix.when_not)}",
     ]
     if fix.effect:
-        source = f"{_text(fix.effect_source)}, " if fix.effect_source else ""
+        source = f"{escaped(fix.effect_source)}, " if fix.effect_source else ""
         origin = wording.provenance(fix.effect_provenance)
-        facts.append(f"What others report: {_text(fix.effect)} ({source}{origin})")
-    code = [_fenced(fix.how_to)] if fix.how_to.strip() else []
-    return [f"**{_text(fix.title)}** ({fix.kind})", *code, _list(facts)]
+        facts.append(f"What others report: {escaped(fix.effect)} ({source}{origin})")
+    code = [fenced(fix.how_to)] if fix.how_to.strip() else []
+    return [f"**{escaped(fix.title)}** ({fix.kind})", *code, bullets(facts)]
 
 
-def _list(items: Iterable[str]) -> str:
+def bullets(items: Iterable[str]) -> str:
+    """A list, one item a line."""
     return "\n".join(f"- {item}" for item in items)
 
 
-def _fenced(code: str) -> str:
+def fenced(code: str) -> str:
     """A code block whose fence is longer than any run of backticks inside."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`+", code))])
     return f"{fence}python\n{code.strip(chr(10))}\n{fence}"
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """`text` on one line, with nothing in it that Markdown or HTML would act on.
 
     An invisible space after `@` keeps text of a profile from notifying people.

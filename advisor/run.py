@@ -166,7 +166,8 @@ def _judge(written: list[Written]) -> None:
 
     from stepscope.advisor import html, terminal
     from stepscope.advisor.advise import advise
-    from stepscope.advisor.knowledge import load_knowledge
+    from stepscope.advisor.cli import _knowledge
+    from stepscope.advisor.knowledge import KnowledgeError
     from stepscope.advisor.measure import NoStepsError
     from stepscope.profiler.storage import ProfileError, write_atomically
 
@@ -175,11 +176,12 @@ def _judge(written: list[Written]) -> None:
         if len(written) > 1:
             others = ", ".join(w.path.name for w in written if w.path != path)
             _say(f"{len(written)} profiles were written; judged is {path}, not {others}")
-        advice = advise(profile, load_knowledge([]), path.name, {})
+        knowledge, thresholds = _knowledge((), ())
+        advice = advise(profile, knowledge, path.name, thresholds)
         report = _report_of(path)
         write_atomically(report, html.render(advice, profile).encode())
         terminal.print_verdict(advice, Console(stderr=True), _short(report))
-    except (ProfileError, NoStepsError) as error:
+    except (ProfileError, NoStepsError, KnowledgeError) as error:
         _say(str(error))
     except OSError as error:
         _say(f"{error.filename}: cannot be written ({error.strerror})")

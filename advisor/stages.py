@@ -238,10 +238,10 @@ class Stages:
 
     def _resumed(self, cause: str, k: float) -> Seconds:
         """The training thread's work, with less of it to pick up again after the host's."""
-        if not cause.startswith("host."):
-            return self.main
         compute = {c: s for c, s in self.main.items() if c.startswith(_COMPUTING)}
         total = sum(compute.values())
+        if total <= 0 or not cause.startswith("host."):
+            return self.main
         saved = min(RESUMING * total, _RESUMING_PART * self.main.get(cause, 0.0)) * (1 - k)
         return _added(self.main, {c: -saved * s / total for c, s in compute.items()})
 

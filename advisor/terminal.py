@@ -38,7 +38,7 @@ def print_verdict(advice: Advice, console: Console, report_path: str | None) -> 
         console: where to say it.
         report_path: the HTML report, or None where none was written.
     """
-    writer = _Writer(console)
+    writer = Writer(console)
     _verdict(writer, advice)
     _breakdown(writer, advice.breakdown, advice.step_seconds)
     _plan(writer, advice)
@@ -58,7 +58,7 @@ def print_verdict(advice: Advice, console: Console, report_path: str | None) -> 
         console.print(writer.text(f"  {report_path}"), soft_wrap=True)
 
 
-class _Writer:
+class Writer:
     """Prints texts that nobody can trust: no markup, no control characters, no surprises."""
 
     def __init__(self, console: Console) -> None:
@@ -109,7 +109,7 @@ class _Writer:
         return Table.grid(padding=(0, 1, 0, 0))
 
 
-def _verdict(writer: _Writer, advice: Advice) -> None:
+def _verdict(writer: Writer, advice: Advice) -> None:
     verdict = advice.verdict
     tag, colour = ("HEALTHY", "green") if verdict.healthy else ("BOTTLENECK", "red")
     line = writer.text(f"{tag}: {wording.category_label(verdict.category)}", f"bold {colour}")
@@ -121,7 +121,7 @@ def _verdict(writer: _Writer, advice: Advice) -> None:
         writer.line("Where: " + "; ".join(map(wording.place, verdict.places)))
 
 
-def _breakdown(writer: _Writer, lines: list[CauseShare], step_seconds: float) -> None:
+def _breakdown(writer: Writer, lines: list[CauseShare], step_seconds: float) -> None:
     if not lines:
         return
     writer.heading(f"Where the step goes ({wording.duration(step_seconds)})")
@@ -146,7 +146,7 @@ def _breakdown(writer: _Writer, lines: list[CauseShare], step_seconds: float) ->
         writer.indented(f"{wording.plural(len(rest), 'smaller cause')}: {part}", "dim")
 
 
-def _bar(writer: _Writer, line: CauseShare) -> Text:
+def _bar(writer: Writer, line: CauseShare) -> Text:
     colour = _COLOURS.get(wording.category_of(line.cause), "white")
     length = _BAR * min(max(line.share, 0.0), 1.0)
     bar = "#" * max(1, round(length))
@@ -156,7 +156,7 @@ def _bar(writer: _Writer, line: CauseShare) -> Text:
     return writer.text("").append(bar, colour)
 
 
-def _plan(writer: _Writer, advice: Advice) -> None:
+def _plan(writer: Writer, advice: Advice) -> None:
     if advice.plan:
         writer.heading("Plan")
     for number, step in enumerate(advice.plan[:_STEPS], 1):
@@ -169,7 +169,7 @@ def _plan(writer: _Writer, advice: Advice) -> None:
         writer.indented(advice.left)
 
 
-def _step(writer: _Writer, step: PlanStep) -> Iterable[Text]:
+def _step(writer: Writer, step: PlanStep) -> Iterable[Text]:
     measured = f", measured {wording.speedup(step.measured.speedup)}" if step.measured else ""
     yield writer.text(f"{step.title} [{step.kind}]", "bold")
     yield writer.text(

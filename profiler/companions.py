@@ -18,6 +18,8 @@ from stepscope.profiler.threadstate import ThreadState
 OWN_NAMES = "stepscope-"
 """How the names of the profiler's threads begin."""
 _MOST = 8
+_WORKING = ("running", "lock")
+"""Who waits for the interpreter's lock would run, if the look had not taken it."""
 
 
 class Companions:
@@ -39,15 +41,18 @@ class Companions:
             return
         for gone in self._states.keys() - {native for _, native in others}:
             self._states.pop(gone).close()
-        frames = sys._current_frames() if others else {}
+        # First all states: to read one lets go of the interpreter's lock, and a frame of a thread
+        # that goes on running must not be held then.
+        busy: list[tuple[int, str]] = []
         for ident, native in others:
-            state = self._states.setdefault(native, ThreadState(native))
-            # Who waits for the interpreter's lock would run, if the look had not taken it.
-            if ident in frames and (seen := state.read()) in ("running", "lock"):
-                stack = blame.stack(frames[ident])
-                if not _waits(stack[-1].f_code.co_filename):
-                    file, line, function = blame.place(stack)
-                    self._sites.add(("thread", file, line, function, None, seen))
+            state = self._states.setdefault(native, ThreadState(native)).read()
+            if state in _WORKING:
+                busy.append((ident, state))
+        frames = sys._current_frames() if busy else {}
+        for ident, state in busy:
+            frame = frames.get(ident)
+            if frame is not None and not _waits(frame.f_code.co_filename):
+                self._sites.add(("thread", *blame.place(blame.stack(frame)), None, state))
 
     def sites(self) -> list[Site]:
         """What was seen so far, the most frequent first; safe from any thread."""

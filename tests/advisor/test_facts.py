@@ -29,6 +29,7 @@ from stepscope.profiler.format import (
     Gpu,
     Histogram,
     Model,
+    Operator,
     Optimizer,
     Profile,
     Run,
@@ -89,6 +90,7 @@ def a_full_run() -> Profile:
                 "collections": 50,
                 "syncs": 100,
                 "compilations": 10,
+                "optimizer_steps": 50,
             },
         },
         loader={
@@ -112,6 +114,11 @@ def a_full_run() -> Profile:
                 "rss_bytes": [1e9 + 1e6 * s for s in seconds],
                 "memory_used_share": [0.25, *[0.5] * 39],
                 "swap_used_bytes": [1e6, *[3e6] * 39],
+                "disk_read_bytes_per_s": [1e8 if s < 20 else 5e7 for s in seconds],
+                "cpu_pressure_share": [0.2] * 40,
+                "io_pressure_share": [0.1] * 40,
+                "throttled_share": [0.3] * 40,
+                "other_threads_cores": [0.0] * 40,
                 "gpu0_memory_used_bytes": [6e9] * 40,
                 "gpu0_utilisation": [0.5] * 40,
             },
@@ -125,6 +132,7 @@ def a_full_run() -> Profile:
                 backward_ns=1,
             )
         ],
+        stack_samples=100,
         window=a_profile().window,
         ceilings=some_ceilings(model_step_ns=[77 * MS] * 8),
     )
@@ -132,6 +140,9 @@ def a_full_run() -> Profile:
     calibration = profile.environment.calibration
     assert calibration is not None
     calibration.gemm_bf16_flops = 2 * calibration.gemm_fp32_flops
+    assert profile.window is not None
+    profile.window.operators.append(Operator(name="aten::conv2d", calls=100, self_cpu_ns=MS))
+    profile.loaders.append(a_loader(training=False, workers=[], epochs=3))
     profile.configuration = Configuration(
         models=[
             Model(
@@ -289,7 +300,12 @@ def test_a_loader_that_made_no_batch_tells_nothing_of_fetching() -> None:
         ("optimizer.fused_available", True),
         ("torch.autocast", "off"),
         ("env.omp_num_threads", 4),
-        ("operators.per_step", 60),
+        ("operators.per_step", 80),
+        ("step.micro_batches", 2),
+        ("cpu.threads_per_core", 6 / 8),
+        ("cpu.throttled_share", 0.3),
+        ("validation.worker_starts", 6),
+        ("comm.bucket_bytes", 1000),
     ],
 )
 def test_values_by_hand(name: str, value: Any) -> None:

@@ -20,7 +20,7 @@ pytest.importorskip("torch")
 pytest.importorskip("numpy")
 
 HOW_TO = {method.id: method.how_to for method in load_knowledge().methods.values()}
-SECONDS = 240
+SECONDS = 480
 DRIVER = """
 import json, os, runpy, subprocess, sys, traceback
 from pathlib import Path
@@ -71,7 +71,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         paths.append(folder / f"{name}.py")
         paths[-1].write_text(code, encoding="utf-8")
     halves = [paths[::2], paths[1::2]]
-    environment = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
             [sys.executable, str(driver), *map(str, half)],
@@ -83,12 +83,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
         for half in halves
     ]
     codes: dict[str, int] = {}
-    for process in running:
-        try:
-            stdout, _ = process.communicate(timeout=SECONDS)
-        finally:
+    try:
+        for process in running:
+            codes |= json.loads(process.communicate(timeout=SECONDS)[0])
+    finally:
+        for process in running:
             process.kill()
-        codes |= json.loads(stdout)
     return {
         name: Outcome(code, (folder / f"{name}.py.out").read_text(encoding="utf-8"))
         for name, code in codes.items()

@@ -69,7 +69,7 @@ class Elementwise(nn.Module):
 @planted("memory.bandwidth")
 def elementwise(severity: float) -> Iterator[None]:
     """Operators that read and write 16 MB for a handful of additions."""
-    yield from train(batches_of(WAITING(SECONDS_PER_SAMPLE)), Elementwise(round(4 * severity)))
+    yield from train(batches_of(WAITING(SECONDS_PER_SAMPLE)), Elementwise(round(12 * severity)))
 
 
 class Recurrent(nn.Module):

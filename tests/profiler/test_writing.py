@@ -52,13 +52,11 @@ def test_what_is_no_readable_program_writes_nothing(tmp_path: Path, text: bytes)
 def test_only_the_phase_without_a_name_is_asked(tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text("file.write(text)\n")
-    places = {"file": str(program), "line": 1, "function": "train"}
-    sites = [
-        Site(phase="python", **places),
-        Site(phase="python", state="held", **places),
-        Site(phase="forward", **places),
-        Site(phase="python", **places | {"line": 2}),
-    ]
+
+    def seen(phase: str = "python", line: int = 1, state: str = "running") -> Site:
+        return Site(phase=phase, file=str(program), line=line, function="train", state=state)
+
+    sites = [seen(), seen(state="held"), seen("forward"), seen(line=2)]
 
     note_writing(sites)
 

@@ -1,0 +1,154 @@
+"""All there is to say about one rule or method, for a terminal or a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from stepscope.advisor import rule_words, wording
+from stepscope.advisor.knowledge import Citation, Condition, Knowledge, Method, Rule
+
+_URL = r"https?://[\w.~:/?#@!$&*+,;=%()-]+[\w/]"  # nothing that a terminal or a page acts on
+_LINK = re.compile(rf"(?P<url>{_URL})|\barXiv:(?P<arxiv>\d{{4}}\.\d{{4,5}})", re.IGNORECASE)
+
+
+class Item(NamedTuple):
+    """A line, with what it points to."""
+
+    text: str
+    url: str = ""
+    entry: str = ""
+    """Or the id of the rule or method it names."""
+
+
+class Section(NamedTuple):
+    """A heading with what stands under it."""
+
+    heading: str
+    items: list[Item]
+    form: Literal["text", "list", "code"] = "text"
+
+
+class Card(NamedTuple):
+    """A rule or a method."""
+
+    id: str
+    kind: Literal["rule", "method"]
+    title: str
+    tags: str
+    """Its place in the catalogue in one line."""
+    sections: list[Section]
+
+
+def rule_card(rule: Rule, knowledge: Knowledge) -> Card:
+    """A rule with the methods it advises."""
+    fixtures = rule.fixtures
+    counts = (
+        f"{len(fixtures.fires)} in which it fires, {len(fixtures.silent)} in which it is silent, "
+        f"{len(fixtures.unknown)} in which too little is known"
+    )
+    sections = [
+        _text("What goes on", rule.why),
+        _list("Fires when", _joined(rule_words.clauses(rule.when, rule.thresholds))),
+        _list("Limits", rule_words.thresholds_of(rule)),
+        _text("Evidence it shows", rule.evidence),
+        _entries("Advises", [(name, knowledge.methods[name].name) for name in rule.advise]),
+        _entries(
+            "Only a symptom where one of these fires too",
+            [(name, knowledge.rules[name].title) for name in rule.suppressed_by],
+        ),
+        _text("Its own test cases", counts),
+        Section("References", [_reference(text) for text in rule.references], "list"),
+    ]
+    place = f"{wording.category_label(rule.cause)}: {wording.cause_label(rule.cause)}"
+    tags = f"rule, {place} ({rule.cause})"
+    return Card(rule.id, "rule", rule.title, tags, _filled(sections))
+
+
+def method_card(method: Method, knowledge: Knowledge) -> Card:
+    """A method with the rules that advise it."""
+    advised_by = [rule for rule in knowledge.rules.values() if method.id in rule.advise]
+    effect = method.effect
+    reported = f"{effect.text} Source: {effect.source} ({wording.provenance(effect.provenance)})."
+    conflicts = [(name, knowledge.methods[name].name) for name in method.conflicts_with]
+    sections = [
+        _text("What it does", method.summary),
+        _text("Mathematics", wording.KINDS[method.kind]),
+        _list("Helps with", rule_words.causes_by_category(method.helps)),
+        _list("Adds to", rule_words.causes_by_category(method.loads)),
+        _condition("Possible where", method.requires),
+        _condition("Already on where", method.already_on),
+        _entries("Not together with", conflicts),
+        _text("Predicted gain", rule_words.predictor(method.predictor)),
+        Section("How", [Item(method.how_to)], "code"),
+        _text("Test it", method.try_command or ""),
+        _text("Effort", method.effort),
+        _text("Risk", method.quality_risk),
+        _text("When not", method.when_not),
+        _text("What others report", reported),
+        _text("Where we have it from", wording.provenance(method.provenance)),
+        _list("Remarks", _remarks(method)),
+        _entries("Advised by", [(rule.id, rule.title) for rule in advised_by]),
+        Section("Citations", [_citation(cited) for cited in method.citations], "list"),
+    ]
+    actions = ", ".join(method.actions)
+    tags = f"method, {method.component} ({method.subcomponent}), {actions}, {method.kind}"
+    return Card(method.id, "method", method.name, tags, _filled(sections))
+
+
+def cards_of(name: str, knowledge: Knowledge) -> list[Card]:
+    """The rule and the method of that id, as far as there are any."""
+    cards = []
+    if name in knowledge.rules:
+        cards.append(rule_card(knowledge.rules[name], knowledge))
+    if name in knowledge.methods:
+        cards.append(method_card(knowledge.methods[name], knowledge))
+    return cards
+
+
+def _remarks(method: Method) -> list[str]:
+    remarks = []
+    if method.outside:
+        remarks.append("Acts on the machine, not on the program: no part of the plan.")
+    if method.tempting:
+        remarks.append("Popular: the report says so where it would be useless.")
+    return remarks
+
+
+def _joined(words: list[str]) -> list[str]:
+    """Clauses that must all hold; each but the last ends in `and`."""
+    return [f"{clause}, and" for clause in words[:-1]] + words[-1:]
+
+
+def _condition(heading: str, condition: Condition | None) -> Section:
+    return _list(heading, _joined(rule_words.clauses(condition, {})) if condition else [])
+
+
+def _text(heading: str, text: str) -> Section:
+    return Section(heading, [Item(text)] if text.strip() else [])
+
+
+def _list(heading: str, texts: Iterable[str]) -> Section:
+    return Section(heading, [Item(text) for text in texts], "list")
+
+
+def _entries(heading: str, named: Iterable[tuple[str, str]]) -> Section:
+    return Section(heading, [Item(title, entry=name) for name, title in named], "list")
+
+
+def _filled(sections: Iterable[Section]) -> list[Section]:
+    return [section for section in sections if section.items]
+
+
+def _reference(text: str) -> Item:
+    link = _LINK.search(text)
+    if link is None:
+        return Item(text)
+    return Item(text, link["url"] or f"https://arxiv.org/abs/{link['arxiv']}")
+
+
+def _citation(cited: Citation) -> Item:
+    if cited.arxiv is not None:
+        return _reference(f"{cited.title}, arXiv:{cited.arxiv}")
+    return _reference(f"{cited.title}, {cited.url}" if cited.url else cited.title)
