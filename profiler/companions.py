@@ -41,18 +41,12 @@ class Companions:
             return
         for gone in self._states.keys() - {native for _, native in others}:
             self._states.pop(gone).close()
-        # First all states: to read one lets go of the interpreter's lock, and a frame of a thread
-        # that goes on running must not be held then.
-        busy: list[tuple[int, str]] = []
         for ident, native in others:
             state = self._states.setdefault(native, ThreadState(native)).read()
             if state in _WORKING:
-                busy.append((ident, state))
-        frames = sys._current_frames() if busy else {}
-        for ident, state in busy:
-            frame = frames.get(ident)
-            if frame is not None and not _waits(frame.f_code.co_filename):
-                self._sites.add(("thread", *blame.place(blame.stack(frame)), None, state))
+                place = _place_of(ident)
+                if place is not None:
+                    self._sites.add(("thread", *place, None, state))
 
     def sites(self) -> list[Site]:
         """What was seen so far, the most frequent first; safe from any thread."""
@@ -79,6 +73,18 @@ def cpu_ns(watched: int) -> dict[int, int]:
         except (OSError, ValueError, IndexError):  # it has ended, or no such kernel
             continue
     return used
+
+
+def _place_of(ident: int) -> blame.Place | None:
+    """Where a thread is, unless it waits there.
+
+    All frames are let go of at once but those of this thread, and these before anything is read: a
+    frame of the training thread that is held while it runs on has made PyTorch fail.
+    """
+    frame = sys._current_frames().get(ident)
+    if frame is None or _waits(frame.f_code.co_filename):
+        return None
+    return blame.place(blame.stack(frame))
 
 
 def _others(watched: int) -> list[tuple[int, int]]:

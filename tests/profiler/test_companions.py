@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from loops import record, spin
 
-from stepscope.profiler import companions, profile
+from stepscope.profiler import companions, profile, stacks
 from stepscope.profiler.companions import Companions
+from stepscope.profiler.stacks import StackSampler
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -78,6 +80,52 @@ def test_a_thread_that_ends_gives_its_files_back() -> None:
     found.look()
 
     assert len(list(descriptors.iterdir())) == before
+
+
+def test_the_training_goes_on_unharmed_beside_thousands_of_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # While a frame of the training thread was held, PyTorch failed within seconds of this.
+    class Running:
+        def __init__(self, native_id: int) -> None:
+            pass
+
+        def read(self) -> str:
+            return "running"
+
+        def close(self) -> None:
+            pass
+
+    def now_and_then() -> None:
+        time.sleep(0.0005)
+        [list(range(50)) for _ in range(20)]
+
+    monkeypatch.setattr(companions, "ThreadState", Running)
+    monkeypatch.setattr(stacks, "_EAGER_LOOKS", 10**9)
+    found = Companions(threading.get_ident())
+    sampler = StackSampler(
+        lambda: "python",
+        threading.get_ident(),
+        threading.get_native_id(),
+        hz=3000,
+        each_tick=found.look,
+    )
+    model, x = torch.nn.Linear(64, 64), torch.randn(32, 64)
+
+    def step() -> torch.Tensor:
+        loss: torch.Tensor = model(x.reshape(-1).view(32, -1).t().t()).square().mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    with beside(now_and_then), beside(now_and_then), beside(now_and_then):
+        sampler.start()
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            str(step())
+        sampler.stop()
+        found.close()
+
+    assert sampler.samples > 100
 
 
 def test_what_a_thread_uses_is_told_by_thread() -> None:
