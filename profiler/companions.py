@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 from stepscope.profiler import blame
@@ -32,31 +33,19 @@ class Companions:
     def __init__(self, watched: int) -> None:
         self._watched = watched
         self._sites = Sites()
-        self._states: dict[int, ThreadState] = {}
 
     def look(self) -> None:
         """Count where those are that run at this moment; at most eight threads are looked at."""
-        others = _others(self._watched)[:_MOST]
-        if not others and not self._states:
-            return
-        for gone in self._states.keys() - {native for _, native in others}:
-            self._states.pop(gone).close()
-        for ident, native in others:
-            state = self._states.setdefault(native, ThreadState(native)).read()
-            if state in _WORKING:
-                place = _place_of(ident)
-                if place is not None:
-                    self._sites.add(("thread", *place, None, state))
+        for ident, native in _others(self._watched)[:_MOST]:
+            with closing(ThreadState(native)) as thread:  # threads come and go, descriptors too
+                state = thread.read()
+            place = _place_of(ident) if state in _WORKING else None
+            if place is not None:
+                self._sites.add(("thread", *place, None, state))
 
     def sites(self) -> list[Site]:
         """What was seen so far, the most frequent first; safe from any thread."""
         return self._sites.as_list()
-
-    def close(self) -> None:
-        """Give the files back."""
-        for state in self._states.values():
-            state.close()
-        self._states.clear()
 
 
 def cpu_ns(watched: int) -> dict[int, int]:

@@ -371,7 +371,6 @@ class _Recording:
         self._window.close()
         self._patches.close()
         self._stacks.stop()
-        self._companions.close()
         self._sampler.stop()
         self._drain()
         self._rings.remove()

@@ -79,7 +79,7 @@ def test_the_profile_tells_what_the_loop_writes(tmp_path: Path) -> None:
     recorded = record(tmp_path / "profile.json", loop)
 
     looks = [site for site in recorded.sites if site.phase == "python"]
-    assert sum(s.samples for s in looks if s.writes) > sum(s.samples for s in looks) / 2
+    assert sum(s.samples for s in looks if s.writes) > sum(s.samples for s in looks) / 4
     columns = recorded.samples.columns
     written = sum(value or 0 for value in columns["written_bytes_per_s"])
     assert written / sum(value or 0 for value in columns["writes_per_s"]) > 100_000
