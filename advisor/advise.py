@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import sqrt
 
 from stepscope.advisor.advice import (
@@ -65,10 +66,10 @@ def advise(
     measurement = measure(profile)
     facts = facts_of(profile, measurement)
     judgements = [judge(rule, facts, thresholds) for rule in knowledge.rules.values()]
-    findings = _findings(judgements, knowledge, profile, measurement, facts)
+    places = places_of(profile)
+    findings = _findings(judgements, knowledge, profile, measurement, facts, places)
     advised = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
     plan = make_plan(advised, knowledge, profile, measurement, facts)
-    places = places_of(profile)
     limit = thresholds.get("healthy_gain", HEALTHY_GAIN)
     best = _best_exact(findings, knowledge)
     return Advice(
@@ -127,11 +128,12 @@ def _findings(
     profile: Profile,
     measurement: Measurement,
     facts: Facts,
+    places: dict[str, list[Place]],
 ) -> list[Finding]:
     """The rules that fired, the largest predicted loss first."""
     fired = {j.rule.id: j for j in judgements if j.truth}
     main = bottleneck(measurement.stages)
-    places = places_of(profile)
+    recommended = cache(lambda name: _recommend(knowledge.methods[name], profile, measurement))
     findings = []
     for judgement in fired.values():
         rule = judgement.rule
@@ -152,7 +154,7 @@ def _findings(
                     recommendation
                     for method in methods
                     if possible(method, facts) and not _loads(method, main)
-                    for recommendation in [_recommend(method, profile, measurement)]
+                    for recommendation in [recommended(method.id)]
                     if recommendation.predicted is None
                     or recommendation.predicted.high >= WORTHWHILE
                 ],

@@ -252,7 +252,7 @@ def _project() -> Config:
 
 
 def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
-    from difflib import get_close_matches
+    from stepscope.advisor.knowledge import thresholds_like
 
     values = {}
     for setting in settings:
@@ -264,11 +264,7 @@ def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
         if not math.isfinite(values[name]):
             _fail(f"--set {setting}: give NAME=VALUE with a number")
         if name not in known:
-            near = get_close_matches(name, sorted(known), n=5, cutoff=0.0)
-            _fail(
-                f"--set {setting}: no threshold {name!r}; there are {', '.join(near)} and "
-                f"{len(known) - len(near)} others, which `advise rules explain RULE` shows"
-            )
+            _fail(f"--set {setting}: no threshold {name!r}; {thresholds_like(name, known)}")
     return values
 
 

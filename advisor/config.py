@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from stepscope.advisor.knowledge import KnowledgeError
+from stepscope.advisor.knowledge import KnowledgeError, thresholds_like
 
 _TABLE = re.compile(rb"^\s*\[\s*tool\s*\.\s*stepscope\s*[.\]]", re.MULTILINE)
 
@@ -32,8 +32,8 @@ class Config(Struct, frozen=True):
         """
         for name in self.thresholds:
             if name not in known:
-                there = ", ".join(sorted(known))
-                raise KnowledgeError(f"{self._key('thresholds')}: no {name!r}; there are {there}")
+                there = thresholds_like(name, known)
+                raise KnowledgeError(f"{self._key('thresholds')}: no {name!r}; {there}")
         return self.thresholds
 
     def _key(self, key: str) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from stepscope.advisor.fetch import fetch_totals, training_loader
-from stepscope.advisor.knowledge import Value
+from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement
 from stepscope.profiler.format import Loader, Profile
 
-Draft = dict[str, Value | None]
 _OFF = ("", "0", "false", "no", "off")
 _ANY = ("*",)
 _SLOWING = {

@@ -13,10 +13,10 @@ from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.config_facts import environment_facts, set_up_facts
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.fetch import fetch_totals, training_loader
-from stepscope.advisor.knowledge import Value
+from stepscope.advisor.knowledge import Draft, Value
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.operators import category, of_model
-from stepscope.advisor.predict import DEEP_QUEUE, gain
+from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
 from stepscope.advisor.predicted_facts import predicted_facts
 from stepscope.advisor.signal_facts import (
     fetch_facts,
@@ -40,7 +40,7 @@ _FUSED_ATTENTION = tuple(
 
 def facts_of(profile: Profile, measurement: Measurement) -> Facts:
     """All facts that the profile supports; values that are None are left out."""
-    facts: dict[str, Value | None] = {}
+    facts: Draft = {}
     for source in _SOURCES:
         source(facts, profile, measurement)
     unknown = [name for name in facts if fact_name(name) is None]
@@ -48,10 +48,7 @@ def facts_of(profile: Profile, measurement: Measurement) -> Facts:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-_Draft = dict[str, "Value | None"]
-
-
-def _steps(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _steps(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     facts["run.steps"] = profile.warmup.total + profile.steady.total
     facts["run.world_size"] = profile.run.world_size
     facts["step.seconds"] = measurement.breakdown.step_seconds
@@ -62,13 +59,14 @@ def _steps(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
         facts["run.warmup_share"] = max(0.0, excess) / max(1, profile.run.wall_ns)
 
 
-def _causes(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _causes(facts: Draft, profile: Profile, measurement: Measurement) -> None:
+    measured = _ALWAYS_MEASURED | _measured_with(profile)
     for cause in CAUSES:
         interval = measurement.breakdown.causes.get(cause)
         if interval is not None:
             facts[f"share.{cause}"] = interval.share
             facts[f"gain.{cause}"] = gain(measurement.stages, cause)
-        elif cause in _ALWAYS_MEASURED or cause in _measured_with(profile):
+        elif cause in measured:
             facts[f"share.{cause}"] = facts[f"gain.{cause}"] = 0.0
 
 
@@ -99,7 +97,7 @@ def _measured_with(profile: Profile) -> set[str]:
     return seen
 
 
-def _waiting(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _waiting(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     steps = profile.steady if profile.steady.total else profile.warmup
     wall = sum(steps.wall_ns)
     if wall:
@@ -109,7 +107,7 @@ def _waiting(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
             facts["cpu.main_delay_share"] = max(0, own) / wall
 
 
-def _loader(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _loader(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     loader = training_loader(profile)
     if loader is None:
         return
@@ -127,13 +125,13 @@ def _loader(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
     facts["loader.best_workers"] = stages.best_workers()
     if loader.num_workers:
         deeper = stages.with_prefetch(max(DEEP_QUEUE, stages.prefetch))
-        facts["loader.deeper_queue_gain"] = stages.seconds() / deeper.seconds() - 1
+        facts["loader.deeper_queue_gain"] = ratio(stages, deeper) - 1
         any_order = stages.with_any_order()
-        facts["loader.any_order_gain"] = stages.seconds() / any_order.seconds() - 1
+        facts["loader.any_order_gain"] = ratio(stages, any_order) - 1
     _fetching(facts, loader, measurement)
 
 
-def _fetching(facts: _Draft, loader: Loader, measurement: Measurement) -> None:
+def _fetching(facts: Draft, loader: Loader, measurement: Measurement) -> None:
     t = fetch_totals(loader)
     if not t.batches or not t.wall_ns:
         return
@@ -164,7 +162,7 @@ def _fetching(facts: _Draft, loader: Loader, measurement: Measurement) -> None:
             facts["fetch.bytes_per_read"] = t.read_bytes / t.read_calls
 
 
-def _processors(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _processors(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     stages = measurement.stages
     cores = max(1e-3, profile.environment.usable_cores)
     facts["cpu.usable_cores"] = cores
@@ -178,7 +176,7 @@ def _processors(facts: _Draft, profile: Profile, measurement: Measurement) -> No
     facts["cpu.processes_per_core"] = (1 + stages.workers) / cores
 
 
-def _torch(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _torch(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     configuration, variables = profile.configuration, profile.environment.variables
     facts["torch.intra_op_threads"] = configuration.intra_op_threads
     facts["torch.deterministic"] = configuration.deterministic
@@ -194,7 +192,7 @@ def _torch(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
         facts["machine.bf16_speed"] = calibration.gemm_bf16_flops / calibration.gemm_fp32_flops
 
 
-def _model(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _model(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     model = max(profile.configuration.models, key=lambda m: m.parameters, default=None)
     facts["gpu.count"] = 0
     if model is None:
@@ -208,7 +206,7 @@ def _model(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
     facts["model.distributed"] = model.distributed or "off"
 
 
-def _optimizer(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _optimizer(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     optimizers = profile.configuration.optimizers
     largest: Optimizer | None = max(optimizers, key=lambda o: o.parameters, default=None)
     if largest is not None:
@@ -220,7 +218,7 @@ def _optimizer(facts: _Draft, profile: Profile, measurement: Measurement) -> Non
         facts["optimizer.fused_available"] = largest.class_name in _FUSED_OPTIMIZERS
 
 
-def _operators(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _operators(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     window = profile.window
     if window is None:
         return
@@ -236,7 +234,7 @@ def _operators(facts: _Draft, profile: Profile, measurement: Measurement) -> Non
         facts[f"operators.{kind}_share"] = part / total
 
 
-def _events(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _events(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     steps = profile.steady
     n = steps.total
     if not n:
@@ -261,7 +259,7 @@ def _events(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
         facts["sync.per_step"] = calls("syncs") / n
 
 
-def _memory(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _memory(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     columns = profile.samples.columns
     used = [v for v in columns.get("memory_used_share", []) if v is not None]
     facts["memory.host_used_share"] = max(used) if used else None
@@ -277,7 +275,7 @@ def _memory(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
     _device_memory(facts, profile)
 
 
-def _device_memory(facts: _Draft, profile: Profile) -> None:
+def _device_memory(facts: Draft, profile: Profile) -> None:
     columns = profile.samples.columns
     shares, utilisations = [], []
     for gpu in profile.environment.gpus:
@@ -289,7 +287,7 @@ def _device_memory(facts: _Draft, profile: Profile) -> None:
     facts["gpu.utilisation"] = max(utilisations) if utilisations else None
 
 
-def _communication(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _communication(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     total = sum(c.communication_ns for c in profile.collectives)
     if total:
         hidden = sum(min(c.overlap_ns, c.communication_ns) for c in profile.collectives)
@@ -299,7 +297,7 @@ def _communication(facts: _Draft, profile: Profile, measurement: Measurement) ->
         facts["comm.gradient_bytes"] = sum(c.gradient_bytes for c in profile.collectives)
 
 
-def _probe(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
+def _probe(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     facts["probe.headroom"] = ceilings.headroom(profile)
     facts["probe.model_step_seconds"] = ceilings.model_step_seconds(profile)
     facts["probe.loader_batch_seconds"] = ceilings.loader_batch_seconds(profile)
@@ -307,7 +305,7 @@ def _probe(facts: _Draft, profile: Profile, measurement: Measurement) -> None:
     facts["probe.own_delay_share"] = ceilings.own_delay_share(profile)
 
 
-_SOURCES: tuple[Callable[[_Draft, Profile, Measurement], None], ...] = (
+_SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     _steps,
     _causes,
     _waiting,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator
+from difflib import get_close_matches
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
 
 Value = bool | int | float | str
+Draft = dict[str, Value | None]
+"""Facts while they are gathered, by name; None was not measured."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -225,6 +228,15 @@ class Knowledge(Struct):
     def threshold_names(self) -> set[str]:
         """Every name that `--set` accepts."""
         return {"healthy_gain", *(name for rule in self.rules.values() for name in rule.thresholds)}
+
+
+def thresholds_like(name: str, known: set[str]) -> str:
+    """What there is instead of a threshold that does not exist, in words."""
+    near = get_close_matches(name, sorted(known), n=5, cutoff=0.0)
+    return (
+        f"there are {', '.join(near)} and {len(known) - len(near)} others, which "
+        "`advise rules explain RULE` shows"
+    )
 
 
 def load_knowledge(extra: list[Path] | None = None) -> Knowledge:

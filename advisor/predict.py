@@ -68,15 +68,15 @@ def predict(change: Outcome, state: Change, measurement: Measurement) -> Predict
     the change, and how far the model itself was off on loops whose gain was measured.
     """
     before = state(measurement.stages)
-    likely = _ratio(before, change.likely(before))
-    lows, highs = [], []
-    for resample in measurement.resamples:
-        stages = state(resample)
-        lows.append(_ratio(stages, change.worst(stages)))
-        highs.append(_ratio(stages, change.best(stages)))
+    likely = ratio(before, change.likely(before))
+    resamples = [state(resample) for resample in measurement.resamples]
+    lows = [ratio(stages, change.worst(stages)) for stages in resamples]
+    highs = lows
+    if change.best is not change.worst:
+        highs = [ratio(stages, change.best(stages)) for stages in resamples]
     # Resamples have no course of steps: their spread counts, not their middle.
-    low = _quantile(lows, 0.05) / _quantile(lows, 0.5) * _ratio(before, change.worst(before))
-    high = _quantile(highs, 0.95) / _quantile(highs, 0.5) * _ratio(before, change.best(before))
+    low = _quantile(lows, 0.05) / _quantile(lows, 0.5) * ratio(before, change.worst(before))
+    high = _quantile(highs, 0.95) / _quantile(highs, 0.5) * ratio(before, change.best(before))
     return Prediction(
         speedup=likely,
         low=min(low, likely) / model_error(low),
@@ -94,10 +94,11 @@ def model_error(speedup: float) -> float:
 
 def gain(stages: Stages, cause: str) -> float:
     """Predicted speedup minus one if `cause` were gone."""
-    return _ratio(stages, stages.without(cause)) - 1
+    return ratio(stages, stages.without(cause)) - 1
 
 
-def _ratio(before: Stages, after: Stages) -> float:
+def ratio(before: Stages, after: Stages) -> float:
+    """Predicted speedup of `after` over `before`."""
     return max(1e-9, before.seconds()) / max(1e-9, after.seconds())
 
 

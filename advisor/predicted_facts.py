@@ -5,19 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from stepscope.advisor.fetch import fetch_totals, training_loader
-from stepscope.advisor.knowledge import Predictor, Value
+from stepscope.advisor.knowledge import Draft, Predictor
 from stepscope.advisor.measure import Measurement
-from stepscope.advisor.predict import outcome
+from stepscope.advisor.predict import outcome, ratio
 from stepscope.advisor.stages import RECEIVE_SECONDS, Stages
 from stepscope.profiler.format import Profile
-
-Draft = dict[str, Value | None]
 
 
 def predicted_facts(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     """Gains of changes that many rules of thumb are about, for this run."""
     stages = measurement.stages
-    facts["step.batch_gain"] = 2 * stages.seconds() / max(1e-9, stages.with_batch(2).seconds()) - 1
+    facts["step.batch_gain"] = 2 * ratio(stages, stages.with_batch(2)) - 1
     calibration = profile.environment.calibration
     on_device = bool(profile.environment.gpus)
     if on_device or (calibration is not None and calibration.gemm_bf16_flops):
@@ -32,7 +30,7 @@ def _loading(facts: Draft, profile: Profile, stages: Stages) -> None:
     if loader is None or stages.service <= 0:
         return
     best = stages.with_workers(stages.best_workers())
-    facts["loader.workers_gain"] = stages.seconds() / max(1e-9, best.seconds()) - 1
+    facts["loader.workers_gain"] = ratio(stages, best) - 1
     receive = max(stages.receive, RECEIVE_SECONDS)  # without workers nobody has measured it
     facts["loader.handover_ratio"] = (receive + stages.packing) / stages.service
     totals, calibration = fetch_totals(loader), profile.environment.calibration
@@ -44,6 +42,4 @@ def _gain(
     predictor: Literal["bf16", "fused_optimizer"], profile: Profile, stages: Stages
 ) -> float | None:
     change = outcome(Predictor(name=predictor), profile, stages)
-    if change is None:
-        return None
-    return stages.seconds() / max(1e-9, change.likely(stages).seconds()) - 1
+    return None if change is None else ratio(stages, change.likely(stages)) - 1

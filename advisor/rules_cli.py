@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from stepscope.advisor.causes import CATEGORIES
+
 if TYPE_CHECKING:
     from stepscope.advisor.knowledge import Knowledge
 
 # Everything else is imported where it is used, so that `advise --help` answers at once.
 
-_CATEGORIES = ("data_loading", "cpu_preprocessing", "compute", "memory", "communication", "host")
 _COMPONENTS = ("function", "data", "optimization", "systems")
 _ACTIONS = ("remove", "restrict", "reorder", "replace", "retrofit")
 _EFFORTS = ("minutes", "hours", "days")
@@ -42,7 +43,7 @@ def rules() -> None:
 
 @rules.command("list")
 @click.option("--kind", type=click.Choice(("rule", "method")), help="Only these.")
-@click.option("--category", type=click.Choice(_CATEGORIES), help="Seeing or helping this.")
+@click.option("--category", type=click.Choice(tuple(CATEGORIES)), help="Seeing or helping this.")
 @click.option("--component", type=click.Choice(_COMPONENTS), help="Methods of this component.")
 @click.option("--action", type=click.Choice(_ACTIONS), help="Methods that act like this.")
 @click.option("--effort", type=click.Choice(_EFFORTS), help="Methods that take this long.")

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from statistics import median
 
 from stepscope.advisor.fetch import fetch_totals, training_loader
-from stepscope.advisor.knowledge import Value
+from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.operators import of_model
-from stepscope.advisor.trainer import theil_sen, writing_cause, writing_share
+from stepscope.advisor.sources import mean_of
+from stepscope.advisor.trainer import settled, theil_sen, writing_cause, writing_share
 from stepscope.profiler.format import Operator, Profile
 
-Draft = dict[str, Value | None]
 _MIN_ROWS = 30
 _MIN_SAMPLES = 6
-_MIN_GROWTH_SAMPLES = 10
 _MOST = 100.0
 """A ratio is not told beyond this: what it is compared with may be next to nothing."""
 _COPIES = ("aten::copy_", "aten::_to_copy", "aten::contiguous", "aten::clone")
@@ -52,11 +51,11 @@ def timeline_facts(facts: Draft, profile: Profile, measurement: Measurement) -> 
 def resource_facts(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     """What was sampled once a second: quotas, pressure, other threads, disk, swap, devices."""
     columns = profile.samples.columns
-    throttled = _mean(columns.get("throttled_share", []))
+    throttled = mean_of(columns.get("throttled_share", []))
     facts["cpu.throttled_share"] = None if throttled is None else min(1.0, throttled)
-    facts["cpu.pressure_share"] = _mean(columns.get("cpu_pressure_share", []))
-    facts["storage.pressure_share"] = _mean(columns.get("io_pressure_share", []))
-    facts["host.other_threads_cores"] = _mean(columns.get("other_threads_cores", []))
+    facts["cpu.pressure_share"] = mean_of(columns.get("cpu_pressure_share", []))
+    facts["storage.pressure_share"] = mean_of(columns.get("io_pressure_share", []))
+    facts["host.other_threads_cores"] = mean_of(columns.get("other_threads_cores", []))
     swapped = _known(columns.get("swap_used_bytes", []))
     facts["memory.swap_share"] = (
         max(swapped) / profile.environment.memory_bytes if swapped else None
@@ -144,9 +143,8 @@ def _device_growth_per_hour(profile: Profile) -> float | None:
     for gpu in profile.environment.gpus:
         column = profile.samples.columns.get(f"gpu{gpu.index}_memory_used_bytes", [])
         points = [(t, v) for t, v in zip(seconds, column, strict=False) if v is not None]
-        settled = points[len(points) // 3 :]
-        if len(settled) >= _MIN_GROWTH_SAMPLES:
-            growths.append(theil_sen(settled) * 3600 / max(1, gpu.memory_bytes))
+        if course := settled(points):
+            growths.append(theil_sen(course) * 3600 / max(1, gpu.memory_bytes))
     return max(growths) if growths else None
 
 
@@ -158,8 +156,3 @@ def _thirds(values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
 
 def _known(column: Sequence[float | None]) -> list[float]:
     return [value for value in column if value is not None]
-
-
-def _mean(column: Sequence[float | None]) -> float | None:
-    known = _known(column)
-    return sum(known) / len(known) if known else None

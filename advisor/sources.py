@@ -62,11 +62,11 @@ class Sources:
         self.workers = self.loader.num_workers if self.loader else 0
         self.cores = max(0.01, profile.environment.usable_cores)
         self.foreign = foreign_cores(profile)
-        self.thread_delay = _mean(profile.samples.columns.get("thread_delay_cores", []))
-        self.other_threads = _mean(profile.samples.columns.get("other_threads_cores", [])) or 0.0
+        self.thread_delay = mean_of(profile.samples.columns.get("thread_delay_cores", []))
+        self.other_threads = mean_of(profile.samples.columns.get("other_threads_cores", [])) or 0.0
         """Cores used by the program's Python threads beside the training thread."""
         self.model_step = model_step_seconds(profile)
-        self.job_cores = _mean(profile.samples.columns.get("job_busy_cores", []))
+        self.job_cores = mean_of(profile.samples.columns.get("job_busy_cores", []))
         self.starting_cores = 0.0
         """Cores that workers use to come up: theirs is no fetch, and not the trainer's time."""
         self.fetch = self._fetch_per_step()
@@ -284,7 +284,7 @@ def foreign_cores(profile: Profile) -> float | None:
     columns = profile.samples.columns
     busy, job = columns.get("system_busy_cores", []), columns.get("job_busy_cores", [])
     steal = columns.get("steal_cores", [None] * len(busy))
-    return _mean(
+    return mean_of(
         max(0.0, b - j) + (s or 0.0)
         for b, j, s in zip(busy, job, steal, strict=False)
         if b is not None and j is not None
@@ -297,7 +297,8 @@ def _serial_share(profile: Profile, workers: int) -> float:
     return serial / (1 + max(0, workers - 1) * serial)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are known; None if none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

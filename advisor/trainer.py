@@ -120,21 +120,26 @@ class Trainer:
 def growth_bytes_per_step(profile: Profile) -> float | None:
     """Resident memory that each step adds; None with too few samples.
 
-    The median slope (Theil-Sen) of the last two thirds: the first is start-up and filling caches.
-    Where memory grows nearly all the time and is dropped now and then, the usual rise counts.
+    The median slope (Theil-Sen) once start-up is over. Where memory grows nearly all the time and
+    is dropped now and then, the usual rise counts.
     """
     column = profile.samples.columns.get("rss_bytes", [])
     points = [
         (t / 1e9, float(v)) for t, v in zip(profile.samples.time_ns, column, strict=False) if v
     ]
-    settled = points[len(points) // 3 :]
-    steady = profile.steady
-    if len(settled) < _MIN_GROWTH_SAMPLES or not steady.total:
+    course, steady = settled(points), profile.steady
+    if not course or not steady.total:
         return None
-    rises = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairwise(settled) if x2 > x1]
+    rises = [(y2 - y1) / (x2 - x1) for (x1, y1), (x2, y2) in pairwise(course) if x2 > x1]
     rising = sum(rise > 0 for rise in rises) >= _NEARLY_ALL * len(rises)
-    slope = max(theil_sen(settled), median(rises) if rises and rising else -inf)
+    slope = max(theil_sen(course), median(rises) if rises and rising else -inf)
     return slope * sum(steady.wall_ns) / steady.total / 1e9
+
+
+def settled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The last two thirds: the first is start-up and filling caches. Empty if they are too few."""
+    last = points[len(points) // 3 :]
+    return last if len(last) >= _MIN_GROWTH_SAMPLES else []
 
 
 def growth_seconds(profile: Profile) -> float:

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 from contextlib import closing
-from pathlib import Path
 
 from stepscope.profiler import blame
 from stepscope.profiler.format import Site
@@ -36,7 +35,7 @@ class Companions:
 
     def look(self) -> None:
         """Count where those are that run at this moment; at most eight threads are looked at."""
-        for ident, native in _others(self._watched)[:_MOST]:
+        for ident, native in others(self._watched)[:_MOST]:
             with closing(ThreadState(native)) as thread:  # threads come and go, descriptors too
                 state = thread.read()
             place = _place_of(ident) if state in _WORKING else None
@@ -46,22 +45,6 @@ class Companions:
     def sites(self) -> list[Site]:
         """What was seen so far, the most frequent first; safe from any thread."""
         return self._sites.as_list()
-
-
-def cpu_ns(watched: int) -> dict[int, int]:
-    """Processor time of each of these threads, by native id; those that the kernel tells.
-
-    Args:
-        watched: `threading.get_ident()` of the training thread, which is left out.
-    """
-    used: dict[int, int] = {}
-    for _, native in _others(watched):
-        try:
-            text = Path(f"/proc/self/task/{native}/schedstat").read_text(encoding="ascii")
-            used[native] = int(text.split()[0])
-        except (OSError, ValueError, IndexError):  # it has ended, or no such kernel
-            continue
-    return used
 
 
 def _place_of(ident: int) -> blame.Place | None:
@@ -76,7 +59,12 @@ def _place_of(ident: int) -> blame.Place | None:
     return blame.place(blame.stack(frame))
 
 
-def _others(watched: int) -> list[tuple[int, int]]:
+def others(watched: int) -> list[tuple[int, int]]:
+    """Those threads, by `threading.get_ident()` and native id.
+
+    Args:
+        watched: `threading.get_ident()` of the training thread, which is left out.
+    """
     return [
         (thread.ident, thread.native_id)
         for thread in threading.enumerate()

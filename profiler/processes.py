@@ -56,17 +56,21 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def thread_delays_ns() -> dict[int, int] | None:
-    """By thread of this process, how long it was runnable without a core; None if not told."""
-    delays: dict[int, int] = {}
+def thread_times_ns() -> dict[int, tuple[int, int]] | None:
+    """By thread of this process, processor time and time runnable without a core; None if not told.
+
+    Threads by their native ids.
+    """
+    times: dict[int, tuple[int, int]] = {}
     try:
         for task in os.listdir("/proc/self/task")[:_MAX_THREADS]:  # noqa: PTH208  # names suffice
             with suppress(FileNotFoundError, ProcessLookupError):
                 text = Path(f"/proc/self/task/{task}/schedstat").read_text(encoding="ascii")
-                delays[int(task)] = int(text.split()[1])
-    except (OSError, ValueError, IndexError):
+                used, waited = text.split()[:2]
+                times[int(task)] = int(used), int(waited)
+    except (OSError, ValueError):
         return None
-    return delays or None
+    return times or None
 
 
 def written_by(native_id: int) -> tuple[int | None, int | None]:

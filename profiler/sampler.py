@@ -19,7 +19,7 @@ from stepscope.profiler import companions
 from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Gpu, Samples
-from stepscope.profiler.processes import job_cpu_seconds, thread_delays_ns, written_by
+from stepscope.profiler.processes import job_cpu_seconds, thread_times_ns, written_by
 
 SECONDS = 1.0
 _DENSE_TICKS = 20
@@ -138,7 +138,7 @@ class _Counters:
         self.disk_read: int | None = None
         self.received: int | None = None
         self.thread_delays_ns: dict[int, int] | None = None
-        self.others_ns: dict[int, int] = {}
+        self.others_ns: dict[int, int] | None = None
         self.written: int | None = None
         self.writes: int | None = None
         self.throttled: float | None = None
@@ -146,7 +146,6 @@ class _Counters:
     @classmethod
     def read(cls, training: int, native: int) -> _Counters:
         now = cls()
-        now.others_ns = companions.cpu_ns(training)
         now.written, now.writes = written_by(native)
         # Only the processors we may use: another job on the rest of the machine is no neighbour.
         usable = (
@@ -160,7 +159,11 @@ class _Counters:
                 now.busy += sum(times) - idle - steal - guest
                 now.steal += steal
         now.job = job_cpu_seconds()
-        now.thread_delays_ns = thread_delays_ns()
+        threads = thread_times_ns()
+        if threads is not None:
+            others = {native for _, native in companions.others(training)}
+            now.thread_delays_ns = {thread: waited for thread, (_, waited) in threads.items()}
+            now.others_ns = {thread: threads[thread][0] for thread in others & threads.keys()}
         now.throttled = throttled_seconds()
         with suppress(Exception):
             now.disk_read = psutil.disk_io_counters().read_bytes  # type: ignore[union-attr]
@@ -245,7 +248,7 @@ def _grown(
     """Seconds per second by which the threads' nanoseconds have grown."""
     if now is None or before is None:
         return None
-    grown = sum(max(0, delay - before.get(thread, 0)) for thread, delay in now.items())
+    grown = sum(max(0, time_ns - before.get(thread, 0)) for thread, time_ns in now.items())
     return grown / 1e9 / seconds
 
 

@@ -13,6 +13,7 @@ from loops import record, spin
 
 from stepscope.profiler import companions, profile, stacks
 from stepscope.profiler.companions import Companions
+from stepscope.profiler.processes import thread_times_ns
 from stepscope.profiler.stacks import StackSampler
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -122,14 +123,18 @@ def test_the_training_goes_on_unharmed_beside_thousands_of_looks(
 
 def test_what_a_thread_uses_is_told_by_thread() -> None:
     with beside(computing) as thread:
-        before = companions.cpu_ns(threading.get_ident())
+        before = thread_times_ns()
         time.sleep(0.2)
-        after = companions.cpu_ns(threading.get_ident())
+        after = thread_times_ns()
+        others = [native for _, native in companions.others(threading.get_ident())]
 
     native = thread.native_id
     assert native is not None
-    assert after[native] > before[native]
-    assert threading.get_native_id() not in after
+    assert before is not None
+    assert after is not None
+    assert after[native][0] > before[native][0]
+    assert native in others
+    assert threading.get_native_id() not in others
 
 
 def test_the_profile_tells_what_other_threads_use(tmp_path: Path) -> None:
