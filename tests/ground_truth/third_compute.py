@@ -1,4 +1,4 @@
-"""Loops for judging that are held back by the model, its loss, its update or the other rank."""
+"""A third set of loops that are held back by the model, its loss, its update or the other rank."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Clips(Dataset[Pair]):
         return self.clips[index % 16], torch.tensor(index % CLASSES)
 
 
-@planted("compute.arithmetic", held_out=True)
+@planted("compute.arithmetic")
 def video_net(severity: float) -> Iterator[None]:
     """Convolutions over space and time with many channels in the middle."""
     torch.manual_seed(71)
-    middle = 4 + round(34 * severity)
+    middle = 1 + round(37 * severity)
     model = nn.Sequential(
         nn.Conv3d(3, 16, (1, 3, 3), padding=(0, 1, 1)),
         nn.ReLU(),
@@ -97,7 +97,7 @@ class Detector(nn.Module):
         return target
 
 
-@planted("compute.launch", held_out=True)
+@planted("compute.launch")
 def anchor_matching(severity: float) -> Iterator[None]:
     """A detector whose loss compares one true box after the other with the anchors."""
     model = Detector()
@@ -127,7 +127,7 @@ class Sites(nn.Module):
 
 
 # What stands around the step of the optimizer belongs to the update, and is many operators.
-@planted("compute.optimizer", accepted=("compute.launch",), held_out=True)
+@planted("compute.optimizer", accepted=("compute.launch",))
 def ema_and_decay(severity: float) -> Iterator[None]:
     """Clips, decays and averages parameter by parameter, as the script has always done."""
     model = Sites()
@@ -170,7 +170,7 @@ def smoothed(scores: Tensor, y: Tensor, by_hand: int) -> Tensor:
     return loss / len(y)
 
 
-@planted("memory.bandwidth", held_out=True)
+@planted("memory.bandwidth")
 def smoothed_one_hot(severity: float) -> Iterator[None]:
     """Smoothed labels over 16 000 words, in a dozen arrays of the size of all scores."""
     torch.manual_seed(74)
@@ -209,7 +209,7 @@ def other_rank(store: str, severity: float) -> None:
         pass
 
 
-@planted("communication.collective", held_out=True)
+@planted("communication.collective")
 def averaged_weights(severity: float) -> Iterator[None]:
     """Two ranks that average all their weights after every single step."""
     with TemporaryDirectory() as place:

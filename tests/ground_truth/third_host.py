@@ -1,4 +1,4 @@
-"""Loops for judging that are held back by what the script does beside the training."""
+"""A third set of loops that are held back by what the script does beside the training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def best_prefixes(frames: list[list[float]], width: int = 5) -> list[tuple[int, 
     return list(beams)
 
 
-@planted("host.python", held_out=True)
+@planted("host.python")
 def beam_search(severity: float) -> Iterator[None]:
     """After every step some of the batch is decoded by a beam search, to show a word error."""
     torch.manual_seed(80)
@@ -67,7 +67,7 @@ def beam_search(severity: float) -> Iterator[None]:
         yield
 
 
-@planted("host.logging", held_out=True)
+@planted("host.logging")
 def json_lines(severity: float) -> Iterator[None]:
     """A line of JSON for every sample's scores, flushed at once so that one can follow it."""
     model = mlp(hidden=320)
@@ -86,7 +86,7 @@ def json_lines(severity: float) -> Iterator[None]:
             yield
 
 
-@planted("host.sync", held_out=True)
+@planted("host.sync")
 def class_report(severity: float) -> Iterator[None]:
     """Per-class sums of per-pixel losses, asked for pixel by pixel."""
     torch.manual_seed(82)
@@ -131,7 +131,7 @@ def write_weights(model: nn.Module, path: Path) -> None:
             file.write(blob)
 
 
-@planted("host.checkpoint", held_out=True, period=4)
+@planted("host.checkpoint", period=4)
 def raw_weights(severity: float) -> Iterator[None]:
     """Every fourth step writes the weights, a frozen table and all, and copies the file."""
     torch.manual_seed(84)
@@ -161,7 +161,7 @@ def held_back_loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return loss.item()
 
 
-@planted("host.validation", held_out=True)
+@planted("host.validation")
 def every_step_evaluated(severity: float) -> Iterator[None]:
     """A smooth validation curve: after every step the loss on a large batch held back."""
     model = mlp(hidden=512, depth=3)
@@ -177,7 +177,7 @@ def every_step_evaluated(severity: float) -> Iterator[None]:
         yield
 
 
-@planted("host.compilation", held_out=True, period=48)
+@planted("host.compilation", period=48)
 def width_sweep(severity: float) -> Iterator[None]:
     """A search over widths: every trial of twelve steps compiles a model of its own."""
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""Loops for judging whose batches take long to prepare, to put together or to hand over."""
+"""A third set of loops whose batches take long to prepare, to put together or to hand over."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Photos(Dataset[Pair]):
         return np.array(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
 
 
-@planted("cpu_preprocessing.transform", held_out=True)
+@planted("cpu_preprocessing.transform")
 def webp_crops(severity: float) -> Iterator[None]:
     """One worker decodes WebP pictures and takes random crops for a small network."""
     torch.manual_seed(62)
@@ -134,7 +134,7 @@ def fill(batches: queue.Queue[Pair], severity: float, ended: threading.Event) ->
 
 
 # Without a DataLoader, what a thread of the script does in Python is also just Python.
-@planted("cpu_preprocessing.transform", accepted=("host.python",), held_out=True)
+@planted("cpu_preprocessing.transform", accepted=("host.python",))
 def thread_loader(severity: float) -> Iterator[None]:
     """No DataLoader: a thread of the script encodes byte pairs and fills a queue."""
     batches: queue.Queue[Pair] = queue.Queue(4)
@@ -194,7 +194,7 @@ class OneAfterTheOther:
         return torch.from_numpy(points), torch.from_numpy(owner.astype(np.int64))
 
 
-@planted("cpu_preprocessing.collate", held_out=True)
+@planted("cpu_preprocessing.collate")
 def growing_collate(severity: float) -> Iterator[None]:
     """Point clouds are appended to the batch one by one: all before are copied each time."""
     torch.manual_seed(66)
@@ -236,7 +236,7 @@ def with_words(samples: list[tuple[Tensor, Tensor, Any]]) -> tuple[Tensor, Tenso
     return torch.stack(x), torch.stack(y), list(words)
 
 
-@planted("cpu_preprocessing.handover", held_out=True)
+@planted("cpu_preprocessing.handover")
 def word_dicts(severity: float) -> Iterator[None]:
     """Every batch brings thousands of small dicts, pickled by the worker and unpickled here."""
     model = mlp(hidden=384)
@@ -271,7 +271,7 @@ def evaluations(number: int, share: float) -> Iterator[None]:
         yield
 
 
-@planted("cpu_preprocessing.core_starvation", held_out=True)
+@planted("cpu_preprocessing.core_starvation")
 def evaluation_jobs(severity: float) -> Iterator[None]:
     """The script has started three evaluations of older checkpoints, on the same two cores."""
     with arithmetic_threads(1), evaluations(3, severity):

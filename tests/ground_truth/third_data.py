@@ -1,4 +1,4 @@
-"""Loops for judging whose samples come late: from another machine, a disk, files, new workers."""
+"""A third set of loops whose samples come late: from a server, a disk, files, new workers."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Objects(Dataset[Pair]):
         ]
 
 
-@planted("data_loading.network", held_out=True)
+@planted("data_loading.network")
 def asyncio_fetch(severity: float) -> Iterator[None]:
     """A worker asks an object store for its batch, four requests at a time, 4 ms each."""
     with TemporaryDirectory() as place:
@@ -173,7 +173,7 @@ class Corpus:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@planted("data_loading.storage", held_out=True)
+@planted("data_loading.storage")
 def mapped_windows(severity: float) -> Iterator[None]:
     """Four pieces of a mapped file a row, cut out in the training thread: a fault each."""
     corpus = Corpus(severity)
@@ -217,7 +217,7 @@ class ChunkStore(Vectors):
         out[self.files :] = self.consolidated[array, self.files :]
 
 
-@planted("data_loading.small_files", held_out=True)
+@planted("data_loading.small_files")
 def chunk_store(severity: float) -> Iterator[None]:
     """Arrays cut into 18 chunks of 96 bytes, each a file of its own."""
     yield from train(DataLoader(ChunkStore(severity), 40, num_workers=1), mlp(hidden=640))
@@ -246,7 +246,7 @@ class Listed(Vectors):
             self.files = ["", *(row["file"] for row in rows)]
 
 
-@planted("data_loading.worker_startup", held_out=True, period=24)
+@planted("data_loading.worker_startup", period=24)
 def lazy_manifest(severity: float) -> Iterator[None]:
     """Epochs of 24 steps; the new workers of each read the manifest at their first sample."""
     dataset = Listed(24 * 96, round(90_000 * severity))

@@ -1,4 +1,4 @@
-"""Loops for judging that are as they should be: no exact change gains 10 %.
+"""A third set of loops that are as they should be: no exact change gains 10 %.
 
 At 0.0 they lack what one could suspect: their data, their log, their checkpoints.
 """
@@ -74,7 +74,7 @@ class Residual(nn.Module):
         return (x + self.second(self.first(x).relu())).relu()  # type: ignore[no-any-return]
 
 
-@healthy(held_out=True)
+@healthy()
 def decoded_icons(severity: float) -> Iterator[None]:
     """A residual network in one thread; a worker decodes on the other core and mostly waits."""
     torch.manual_seed(91)
@@ -118,7 +118,7 @@ def windows(text: Tensor, rows: int) -> Iterator[Pair]:
         yield whole[:, :-1], whole[:, 1:]
 
 
-@healthy(held_out=True, period=20)
+@healthy(period=20)
 def characters(severity: float) -> Iterator[None]:
     """A small GPT that gets its windows by hand, clips its gradients, prints every 20th loss."""
     model = SmallGpt()
@@ -136,7 +136,7 @@ def characters(severity: float) -> Iterator[None]:
             yield
 
 
-@healthy(held_out=True, period=50)
+@healthy(period=50)
 def best_kept(severity: float) -> Iterator[None]:
     """An autoencoder; every 50th step is validated on one batch and, if the best, saved."""
     torch.manual_seed(95)
@@ -198,7 +198,7 @@ class Listener(nn.Module):
         return self.head(self.gru(x)[0].amax(1))  # type: ignore[no-any-return]
 
 
-@healthy(held_out=True)
+@healthy()
 def padded_melodies(severity: float) -> Iterator[None]:
     """A recurrent network over sequences that are padded in the training thread."""
     loader = DataLoader(Melodies(), 48, collate_fn=padded)
@@ -219,7 +219,7 @@ class Towers(nn.Module):
         return self.left(self.users(ids[0])) @ self.right(self.things(ids[1])).T  # type: ignore[no-any-return]
 
 
-@healthy(held_out=True, period=25)
+@healthy(period=25)
 def two_towers(severity: float) -> Iterator[None]:
     """Two towers on frozen tables, ids drawn in the loop; every 25th step writes its metrics."""
     model = Towers()
