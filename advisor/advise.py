@@ -19,6 +19,7 @@ from stepscope.advisor.advice import (
     Useless,
     Verdict,
 )
+from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.engine import Judgement, fill, judge
 from stepscope.advisor.fact_names import fact_name
@@ -30,7 +31,6 @@ from stepscope.advisor.places import places_of, transform_times
 from stepscope.advisor.plan import (
     WORTHWHILE,
     Plan,
-    bottleneck,
     evaluate,
     in_use,
     make_plan,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stepscope.advisor.stages import HANDOVER
+from stepscope.advisor.stages import HANDOVER, STARTUP
 from stepscope.profiler.format import Calibration, FetchTotals, Loader, Profile
 
 TRANSFORM, COLLATE = "cpu_preprocessing.transform", "cpu_preprocessing.collate"
@@ -16,7 +16,7 @@ HANDOVER_SYSTEM_SHARE = 0.4
 filling fresh shared-memory pages: that is the hand-over, not the collating."""
 READS_FROM_FILES = 4096
 """Bytes per batch above which a blocked fetch is called a read from files, if nobody looked."""
-_WAITS = {
+SLEEPS = {
     "file": STORAGE,
     "fault": STORAGE,
     "open": SMALL_FILES,
@@ -105,6 +105,7 @@ def fetch_composition(
     helpers = max(0, t.helper_cpu_ns - t.packing_cpu_ns) if loader.num_workers else 0
     helping = helpers + children * t.batches * 1e9
     cpu, blocked = _sample_times(t, loader, calibration, helping)
+    _set_apart(cpu, blocked, _preparing(t, loader))
     _add_collate(cpu, blocked, t)
     fetch = Fetch(
         cpu, blocked, float(t.run_delay_ns or 0), helping + t.packing_cpu_ns, float(t.packing_ns)
@@ -139,6 +140,35 @@ def _sample_times(
     else:
         spent[TRANSFORM] += reading_cpu
     return spent, waits
+
+
+def _preparing(t: FetchTotals, loader: Loader) -> tuple[float, float]:
+    """Processor and blocked nanoseconds by which first batches of new workers cost more.
+
+    What a data set does once in each process (reading its index, opening its files, copying what
+    it shares) is done again by the workers of every epoch, unless they are kept.
+    """
+    others = t.batches - t.firsts
+    if others <= 0 or t.firsts <= loader.num_workers:  # started once: nothing is done again
+        return 0.0, 0.0
+    cpu = t.first_cpu_ns - t.firsts * (t.cpu_ns - t.first_cpu_ns) / others
+    wall = t.first_wall_ns - t.firsts * (t.wall_ns - t.first_wall_ns) / others
+    asleep = max(0, t.wall_ns - t.cpu_ns)
+    waiting = 1 - min(1.0, (t.run_delay_ns or 0) / asleep) if asleep else 0.0
+    return max(0.0, cpu), waiting * max(0.0, wall - max(0.0, cpu))
+
+
+def _set_apart(
+    cpu: dict[str, float], blocked: dict[str, float], preparing: tuple[float, float]
+) -> None:
+    """Give what first batches cost more to the starting of workers."""
+    for stage, more in zip((cpu, blocked), preparing, strict=True):
+        total = sum(stage.values())
+        part = min(1.0, more / total) if total > 0 else 0.0
+        if part > 0:
+            for cause in stage:
+                stage[cause] *= 1 - part
+            stage[STARTUP] = part * total
 
 
 def _handling_files(loader: Loader) -> float:
@@ -186,7 +216,7 @@ def _waits(loader: Loader, t: FetchTotals, unclear: str) -> dict[str, float]:
     seen: dict[str, float] = {}
     for site in loader.sites:
         if site.phase == "fetch" and site.state not in ignored:
-            cause = _WAITS.get(site.state, unclear)
+            cause = SLEEPS.get(site.state, unclear)
             seen[cause] = seen.get(cause, 0.0) + site.samples
     looks = sum(seen.values())
     if looks < _MIN_LOOKS:

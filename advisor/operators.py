@@ -51,15 +51,15 @@ def of_model(window: Window) -> list[Operator]:
     return [o for o in window.operators if o.phase in _MODEL_PHASES and o.name not in _READING]
 
 
-def python_compute_share(window: Window) -> float:
-    """Part of the phase `python` that computes: inside operators, or driving them.
+def compute_share(window: Window, phase: str) -> float:
+    """Part of a phase that computes: inside operators, or driving them.
 
-    Losses and models that are functions, not modules, run there.
+    Losses and models that are functions, not modules, run in the phase `python`.
     """
-    python = window.phases.get("python")
-    if python is None or python.wall_ns <= 0:
+    totals = window.phases.get(phase)
+    if totals is None or totals.wall_ns <= 0:
         return 0.0
-    return min(1.0, (python.operator_ns + python.gap_ns) / python.wall_ns)
+    return min(1.0, (totals.operator_ns + totals.gap_ns) / totals.wall_ns)
 
 
 def python_reading_share(window: Window) -> float:

@@ -14,7 +14,7 @@ from stepscope.advisor.fetch import (
     fetch_totals,
     training_loader,
 )
-from stepscope.advisor.trainer import writing_cause
+from stepscope.advisor.trainer import collectives_cause, own_reading, writing_cause
 from stepscope.profiler.format import Profile, Site
 
 _MAX_PLACES = 3
@@ -53,9 +53,10 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
     loader = training_loader(profile)
     for site in loader.sites if loader else []:
         by_cause.setdefault(_fetch_cause(site), []).append(site)
+    of_phase = {**_MAIN, "communication": collectives_cause(profile)}
     writing = writing_cause(profile)
     for site in profile.sites:
-        cause = writing if site.writes else _MAIN.get(site.phase)
+        cause = writing if site.writes else own_reading(site) or of_phase.get(site.phase)
         if cause is not None:
             by_cause.setdefault(cause, []).append(site)
     return {cause: _most(sites) for cause, sites in by_cause.items()}

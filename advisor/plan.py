@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from stepscope.advisor.advice import PlanStep, Prediction
+from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.engine import holds
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement
-from stepscope.advisor.predict import Change, Outcome, gain, outcome, predict
+from stepscope.advisor.predict import Change, Outcome, outcome, predict
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile
 
@@ -45,23 +46,6 @@ def possible(method: Method, facts: Facts) -> bool:
 def in_use(method: Method, facts: Facts) -> bool:
     """Whether the program does it already."""
     return method.already_on is not None and holds(method.already_on, facts, unknown=False)
-
-
-_AS_MUCH = 1.08
-"""Speedups that differ by less than this factor are told apart by nobody."""
-
-
-def bottleneck(stages: Stages) -> str:
-    """The cause whose removal gains most; of those that gain as much, the one with most time.
-
-    Two that multiply (arithmetic, and the lack of cores for it) gain nearly the same.
-    """
-    seconds = stages.cause_seconds()
-    if not seconds:
-        return "host.python"
-    gains = {cause: gain(stages, cause) for cause in seconds}
-    enough = (1 + max(gains.values())) / _AS_MUCH - 1
-    return max((c for c in gains if gains[c] >= enough), key=lambda c: (seconds[c], gains[c]))
 
 
 def make_plan(

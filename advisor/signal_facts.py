@@ -9,8 +9,8 @@ from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.operators import of_model
-from stepscope.advisor.sources import mean_of
-from stepscope.advisor.trainer import settled, theil_sen, writing_cause, writing_share
+from stepscope.advisor.samples import mean_of, settled, theil_sen
+from stepscope.advisor.trainer import writing_cause, writing_share
 from stepscope.profiler.format import Operator, Profile
 
 _MIN_ROWS = 30

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from stepscope.advisor.fetch import (
     fetch_totals,
     training_loader,
 )
+from stepscope.advisor.samples import mean_of
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import STARTUP, Crowd, Slowdowns, Stages
 from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer
@@ -70,6 +70,8 @@ class Sources:
         self.starting_cores = 0.0
         """Cores that workers use to come up: theirs is no fetch, and not the trainer's time."""
         self.fetch = self._fetch_per_step()
+        self.child_cores = self._child_cores()
+        """Cores used by other processes that the program has started for itself."""
         self.starving = self._starving_part()
         self.credible_loss = _MOST_LOST
         self.credible_loss = self._credible_loss()
@@ -96,11 +98,22 @@ class Sources:
             fetch = fetch_composition(self.loader, calibration, children) or fetch
         return fetch.times(several)
 
+    def _child_cores(self) -> float:
+        """Without workers, what the job uses beside the training process.
+
+        With workers it is taken for what they start. So it is here if the loop waits for children.
+        """
+        looks = [site for site in self.profile.sites if site.state in ("child", "pipe")]
+        if self.workers or self.job_cores is None or sum(s.samples for s in looks) >= _MIN_LOOKS:
+            return 0.0
+        used = self.job_cores - self.whole.process_cpu / self.whole.wall
+        return used if used > _CLOSE else 0.0
+
     @property
     def crowding(self) -> dict[str, float]:
         """Parts of the contention with others that are some cause's doing."""
         cores = {STARTUP: self.starting_cores, PYTHON: self.other_threads}
-        total = max(1e-9, sum(cores.values()) + (self.foreign or 0.0))
+        total = max(1e-9, sum(cores.values()) + self.child_cores + (self.foreign or 0.0))
         return {cause: used / total for cause, used in cores.items() if used > 0}
 
     def _modelled(self) -> tuple[Slowdowns, Slowdowns]:
@@ -112,7 +125,8 @@ class Sources:
             cpu = sum(fetch.cpu.values())
             crowd = crowd._replace(fetching=cpu + fetch.run_delay, helping=fetch.helpers)
         crowd = crowd.per(whole.wall / whole.steps)
-        foreign = (self.foreign or 0.0) + self.starting_cores + self.other_threads
+        foreign = (self.foreign or 0.0) + self.child_cores
+        foreign += self.starting_cores + self.other_threads
         return alone.own_slowdowns(crowd), alone.own_slowdowns(crowd, foreign)
 
     def _credible_loss(self) -> float:
@@ -295,12 +309,6 @@ def _serial_share(profile: Profile, workers: int) -> float:
     """The serial part of a fetch over its time together with the others, of which it is longer."""
     serial = serial_fraction(profile) or 0.0
     return serial / (1 + max(0, workers - 1) * serial)
-
-
-def mean_of(values: Iterable[float | None]) -> float | None:
-    """Mean of those that are known; None if none is."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _stretched(stages: Stages, measured: float) -> Stages:

@@ -218,8 +218,8 @@ class Stages:
 
     def scaled(self, cause: str, k: float) -> Stages:
         """These stages with the time of `cause` multiplied by `k`, wherever it occurs."""
-        if cause == STARVATION:
-            return self._crowded_by_others(k)
+        if cause == STARVATION:  # what goes with another cause stays with it
+            return self._crowded_by_others(1 - (1 - k) * (1 - sum(self.crowding.values())))
         own = self.fetch_cpu.get(cause, 0.0) + self.fetch_blocked.get(cause, 0.0)
         own += self.packing if cause == HANDOVER else 0.0
         whole = self.service + self.packing

@@ -7,15 +7,16 @@ from itertools import pairwise
 from math import inf
 from statistics import median
 
-from stepscope.advisor.fetch import training_loader
+from stepscope.advisor.fetch import SLEEPS, STORAGE, training_loader
 from stepscope.advisor.operators import (
     ComputeSplit,
-    python_compute_share,
+    compute_share,
     python_reading_share,
     split_compute,
 )
+from stepscope.advisor.samples import mean_of, settled, theil_sen
 from stepscope.advisor.stages import HANDOVER
-from stepscope.profiler.format import Profile
+from stepscope.profiler.format import Profile, Site, Steps
 
 PYTHON = "host.python"
 COMPUTE = ("compute.arithmetic", "memory.bandwidth", "compute.launch")
@@ -30,10 +31,11 @@ _PHASES = {
     "gc": "host.gc",
     "compilation": "host.compilation",
 }
-_MIN_GROWTH_SAMPLES = 10
 _MIN_LOOKS = 5
 _LARGE_WRITE = 32 << 10
 """Bytes: several times what files and streams of Python gather before they write."""
+_A_MESSAGE_EACH = 0.5
+"""Collectives per tensor of the model: an exchange that gathers gradients has far fewer."""
 _NEARLY_ALL = 0.75
 """Noise rises half of the time, and of ten samples three in four times once in twenty cases."""
 
@@ -44,7 +46,7 @@ class Trainer:
     def __init__(self, profile: Profile) -> None:
         window, calibration = profile.window, profile.environment.calibration
         self._compute = split_compute(window, calibration) or ComputeSplit(1.0, 0.0, 0.0)
-        self._python_compute = python_compute_share(window) if window else 0.0
+        self._python_compute = compute_share(window, "python") if window else 0.0
         self._python_reading = python_reading_share(window) if window else 0.0
         self._exposed = (
             sum(max(0, c.communication_ns - c.overlap_ns) for c in profile.collectives) * 1e-9
@@ -54,7 +56,12 @@ class Trainer:
             for steps in (profile.warmup, profile.steady)
         )
         self._after_backward = PYTHON if stepped else "compute.optimizer"
+        self._treated = compute_share(window, "after_backward") if window else 0.0
+        """Part of what follows a backward pass that treats gradients or parameters: clipping,
+        scaling, decay. The update begins there, whoever takes the step."""
         self._writing = writing_share(profile), writing_cause(profile)
+        self._reading = reading_shares(profile)
+        self._collectives = collectives_cause(profile)
         self._growth = growth_seconds(profile)
         self._freeing = freeing_seconds(profile)
 
@@ -84,18 +91,25 @@ class Trainer:
         if phase == "python":
             # Losses and models that are plain functions compute outside any module's call.
             writing, writes = self._writing
+            data = self._reading
             computing = min(self._python_compute, 1 - writing)
             reading = computing * self._python_reading
+            rest = 1 - computing - writing
+            input_ = min(1.0, rest / max(1e-12, sum(data.values())))
             k = computing - reading
             parts = zip(COMPUTE, self._compute_parts, strict=True)
             return [
-                (PYTHON, 1 - computing - writing),
+                (PYTHON, rest - input_ * sum(data.values())),
                 (writes, writing),
+                *((cause, input_ * share) for cause, share in data.items()),
                 ("host.sync", reading),
                 *((cause, k * part) for cause, part in parts),
             ]
+        if phase == "communication":
+            return [(self._collectives, 1.0)]
         if phase == "after_backward":
-            return [(self._after_backward, 1.0)]
+            treated = self._treated
+            return [("compute.optimizer", treated), (self._after_backward, 1 - treated)]
         return [(_PHASES.get(phase, PYTHON), 1.0)]
 
     @property
@@ -136,12 +150,6 @@ def growth_bytes_per_step(profile: Profile) -> float | None:
     return slope * sum(steady.wall_ns) / steady.total / 1e9
 
 
-def settled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The last two thirds: the first is start-up and filling caches. Empty if they are too few."""
-    last = points[len(points) // 3 :]
-    return last if len(last) >= _MIN_GROWTH_SAMPLES else []
-
-
 def growth_seconds(profile: Profile) -> float:
     """What memory that a step keeps costs it: every page is fresh, and faults when touched.
 
@@ -161,6 +169,54 @@ def writing_share(profile: Profile) -> float:
     total = sum(site.samples for site in looks)
     writing = sum(site.samples for site in looks if site.writes)
     return writing / total if writing >= _MIN_LOOKS else 0.0
+
+
+def reading_shares(profile: Profile) -> dict[str, float]:
+    """Parts of the phase `python` in which the loop itself gets its data, by cause.
+
+    From looks at a sleeping thread; reads through a mapped file keep the interpreter's lock, so
+    nobody can look: they are told by page faults that went to the disk. Where there is one at
+    least in each step, the time asleep and in the kernel is theirs.
+    """
+    looks = [site for site in profile.sites if site.phase == "python"]
+    total = sum(site.samples for site in looks)
+    seen: dict[str, float] = {}
+    for site in looks:
+        cause = own_reading(site)
+        if cause is not None:
+            seen[cause] = seen.get(cause, 0.0) + site.samples
+    shares = {cause: n / total for cause, n in seen.items() if n >= _MIN_LOOKS}
+    steady, columns = profile.steady, profile.samples.columns
+    python, wall = sum(steady.phases.get("python", [])), sum(steady.wall_ns)
+    faults = (mean_of(columns.get("major_faults_per_s", [])) or 0.0) * wall / 1e9
+    if python and faults >= steady.total:
+        kernel = (mean_of(columns.get("kernel_cores", [])) or 0.0) * wall
+        shares[STORAGE] = max(shares.get(STORAGE, 0.0), (_asleep(steady) + kernel) / python)
+    return shares
+
+
+def own_reading(site: Site) -> str | None:
+    """The cause by which data came late where the loop itself was seen getting it."""
+    if site.phase != "python" or site.state == "sleep" or site.writes:
+        return None
+    return SLEEPS.get(site.state)
+
+
+def _asleep(steps: Steps) -> float:
+    """Nanoseconds in which the training thread used no core and wanted none; waits left out."""
+    waits = sum(steps.phases.get("data_wait", []))
+    used = sum(steps.cpu_ns) - sum(steps.wait_cpu_ns)
+    delay = sum(steps.run_delay_ns or []) - sum(steps.wait_run_delay_ns or [])
+    return max(0.0, float(sum(steps.wall_ns) - waits - used - delay))
+
+
+def collectives_cause(profile: Profile) -> str:
+    """What the program's own collectives are: an exchange, or a message for nearly every tensor."""
+    steady = profile.steady
+    tensors = sum(optimizer.tensors for optimizer in profile.configuration.optimizers)
+    calls = sum(steady.calls.get("collectives", [])) / max(1, steady.total)
+    many = tensors > 1 and calls >= _A_MESSAGE_EACH * tensors
+    return "communication.messages" if many else "communication.collective"
 
 
 def writing_cause(profile: Profile) -> str:
@@ -183,15 +239,3 @@ def freeing_seconds(profile: Profile) -> float:
     if calibration is None or not calibration.fresh_bytes_per_s or not size:
         return 0.0
     return size / calibration.fresh_bytes_per_s if loader and loader.num_workers else 0.0
-
-
-def theil_sen(points: list[tuple[float, float]]) -> float:
-    """Median of the slopes between all pairs of at most 200 of the points."""
-    points = points[:: max(1, len(points) // 200)]
-    slopes = [
-        (y2 - y1) / (x2 - x1)
-        for i, (x1, y1) in enumerate(points)
-        for x2, y2 in points[i + 1 :]
-        if x2 > x1
-    ]
-    return median(slopes) if slopes else 0.0

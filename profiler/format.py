@@ -279,6 +279,10 @@ class FetchTotals(Struct, kw_only=True, omit_defaults=True):
     packing_ns: int = 0
     """Wall time in which a thread of the worker's queue pickled batches; in no fetch."""
     packing_cpu_ns: int = 0
+    firsts: Count = 0
+    """How many of the batches were the first of a process; the next two are about those alone."""
+    first_wall_ns: int = 0
+    first_cpu_ns: int = 0
 
 
 class Worker(Struct, kw_only=True):

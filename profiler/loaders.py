@@ -37,6 +37,7 @@ class LoaderLog:
         self.opened_as = copy.copy(description)
         self._origin_ns = origin_ns
         self._workers: dict[tuple[int, int], Worker] = {}
+        self._met: set[tuple[int, int]] = set()
         self._batches = SampledRows(5)
         self.inline: deque[BatchRecord] = deque(maxlen=100_000)
         """Batches that the training process fetched itself, until they are drained."""
@@ -55,6 +56,11 @@ class LoaderLog:
             return
         totals = self.worker(worker_id, pid).totals
         totals.batches += len(records)
+        if (worker_id, pid) not in self._met:
+            self._met.add((worker_id, pid))
+            totals.firsts += 1
+            totals.first_wall_ns += records[0].wall_ns
+            totals.first_cpu_ns += records[0].cpu_ns
         columns = zip(*records, strict=True)
         next(columns)  # when they began
         for name, column in zip(BatchRecord._fields[1:], columns, strict=True):

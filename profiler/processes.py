@@ -73,6 +73,16 @@ def thread_times_ns() -> dict[int, tuple[int, int]] | None:
     return times or None
 
 
+def kernel_work(native_id: int) -> tuple[int | None, float | None]:
+    """Page faults of a thread that had to read a disk, and its seconds in the kernel, or None."""
+    try:
+        text = Path(f"/proc/self/task/{native_id}/stat").read_text(encoding="ascii")
+        fields = text.rpartition(") ")[2].split()  # the third of `man proc_pid_stat` is the first
+        return int(fields[9]), int(fields[12]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None, None
+
+
 def written_by(native_id: int) -> tuple[int | None, int | None]:
     """Bytes that a thread of this process has written, and in how many calls; None if not told."""
     try:

@@ -19,7 +19,12 @@ from stepscope.profiler import companions
 from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Gpu, Samples
-from stepscope.profiler.processes import job_cpu_seconds, thread_times_ns, written_by
+from stepscope.profiler.processes import (
+    job_cpu_seconds,
+    kernel_work,
+    thread_times_ns,
+    written_by,
+)
 
 SECONDS = 1.0
 _DENSE_TICKS = 20
@@ -39,6 +44,8 @@ _COLUMNS = (
     "written_bytes_per_s",
     "writes_per_s",
     "throttled_share",
+    "major_faults_per_s",
+    "kernel_cores",
 )
 _GPU_COLUMNS = ("utilisation", "memory_used_bytes", "power_w", "temperature_c", "sm_clock_mhz")
 
@@ -125,6 +132,8 @@ class Sampler(threading.Thread):
             _rate(now.written, before.written, seconds),
             _rate(now.writes, before.writes, seconds),
             _rate(now.throttled, before.throttled, seconds),
+            _rate(now.major_faults, before.major_faults, seconds),
+            _rate(now.kernel, before.kernel, seconds),
         ]
         self._rows.append((*row, *self._nvml.sample()))
 
@@ -142,11 +151,14 @@ class _Counters:
         self.written: int | None = None
         self.writes: int | None = None
         self.throttled: float | None = None
+        self.major_faults: int | None = None
+        self.kernel: float | None = None
 
     @classmethod
     def read(cls, training: int, native: int) -> _Counters:
         now = cls()
         now.written, now.writes = written_by(native)
+        now.major_faults, now.kernel = kernel_work(native)
         # Only the processors we may use: another job on the rest of the machine is no neighbour.
         usable = (
             psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None

@@ -23,7 +23,8 @@ _MAX_SITES = 500
 _MAX_MISSED = 20
 _HELD_S = 2e-3
 """A look this late had to wait for the interpreter's lock (or a core): it shows where the watched
-thread let go of it, not where it was."""
+thread let go of it, not where it was. After `sys.getswitchinterval()` the interpreter takes the
+lock from the thread wherever that is, so a later look tells again."""
 _EAGER_LOOKS, _SLOWER = 200, 4
 """After so many looks the next ones are so many times rarer: a short run needs what a long one has
 in plenty, and every look takes the interpreter from the thread that it looks at."""
@@ -159,7 +160,7 @@ class StackSampler(threading.Thread):
             missed = min(_MAX_MISSED, max(0, int(late_s / self._interval_s)))
             due += missed * self._interval_s
             with suppress(Exception):
-                self._look(1 + missed, held=late_s > _HELD_S)
+                self._look(1 + missed, held=_HELD_S < late_s < sys.getswitchinterval())
             with suppress(Exception):
                 if self._each_tick is not None:
                     self._each_tick()

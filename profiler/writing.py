@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import tokenize
 
 from stepscope.profiler.format import Site
@@ -21,6 +22,7 @@ _WRITERS = frozenset(
         *("save_pretrained", "to_csv", "to_json", "to_parquet", "to_pickle"),
     )
 )
+_WRITE_MODE = re.compile(r"[wax][bt+]{0,2}")
 
 
 def note_writing(sites: list[Site]) -> None:
@@ -59,4 +61,15 @@ def _writes(node: ast.AST) -> bool:
         return False
     called = node.func
     name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-    return name in _WRITERS
+    return name in _WRITERS or (name == "open" and _opens_to_write(node))
+
+
+def _opens_to_write(call: ast.Call) -> bool:
+    """Whether one of its first two arguments, or `mode`, says so: opening may empty a file."""
+    modes = [*call.args[:2], *(k.value for k in call.keywords if k.arg == "mode")]
+    return any(
+        isinstance(mode, ast.Constant)
+        and isinstance(mode.value, str)
+        and _WRITE_MODE.fullmatch(mode.value) is not None
+        for mode in modes
+    )

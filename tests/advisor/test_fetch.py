@@ -297,3 +297,25 @@ def test_a_pipe_leads_to_a_child_that_works() -> None:
     assert helped is not None
     assert helped.blocked[TRANSFORM] == pytest.approx(0.040)
     assert helped.helpers == pytest.approx(0.030)
+
+
+def test_what_new_workers_do_at_their_first_batch_is_start_up() -> None:
+    totals = some_totals(batches=40, wall=10, cpu=8)
+    # Four of them took 55 and 44 ms, the others 5 and 4.
+    firsts = {"firsts": 4, "first_wall_ns": 220 * MS, "first_cpu_ns": 176 * MS}
+    workers = [Worker(id=0, pid=1, totals=replace(totals, **firsts))]
+    again = composed(a_loader(num_workers=2, workers=workers))
+    kept = composed(a_loader(num_workers=4, workers=workers))
+
+    assert ms(again.cpu)["data_loading.worker_startup"] == pytest.approx(4.0)
+    assert ms(again.blocked)["data_loading.worker_startup"] == pytest.approx(1.0)
+    assert sum(again.wall.values()) == pytest.approx(sum(kept.wall.values()))
+    assert "data_loading.worker_startup" not in kept.cpu
+
+
+def test_first_batches_like_all_others_are_no_start_up() -> None:
+    firsts = {"firsts": 4, "first_wall_ns": 40 * MS, "first_cpu_ns": 30 * MS}
+    totals = replace(some_totals(batches=40, wall=10, cpu=8), **firsts)
+    fetch = composed(a_loader(num_workers=2, workers=[Worker(id=0, pid=1, totals=totals)]))
+
+    assert fetch.cpu.get("data_loading.worker_startup", 0.0) == 0.0

@@ -10,8 +10,8 @@ from stepscope.advisor.operators import (
     Category,
     ComputeSplit,
     category,
+    compute_share,
     of_model,
-    python_compute_share,
     python_reading_share,
     split_compute,
 )
@@ -146,7 +146,7 @@ def test_operators_of_the_model(phase: str) -> None:
     ],
 )
 def test_the_part_of_python_that_computes(phases: dict[str, WindowPhase], share: float) -> None:
-    assert python_compute_share(a_window(phases=phases)) == pytest.approx(share)
+    assert compute_share(a_window(phases=phases), "python") == pytest.approx(share)
 
 
 def test_without_calibration_dispatch_is_only_what_lies_between() -> None:
@@ -210,4 +210,4 @@ def test_reading_values_between_the_phases_is_no_computing() -> None:
     )
 
     assert python_reading_share(window) == pytest.approx(0.9)
-    assert python_compute_share(window) == pytest.approx(0.95)
+    assert compute_share(window, "python") == pytest.approx(0.95)

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from builders import a_measurement, a_method, a_run, some_knowledge, some_stages
 
-from stepscope.advisor.contention import Contention
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Condition, Method
-from stepscope.advisor.plan import MAX_STEPS, Plan, bottleneck, in_use, make_plan, possible
+from stepscope.advisor.plan import MAX_STEPS, Plan, in_use, make_plan, possible
 from stepscope.advisor.stages import Stages
 
 A, B, C = "host.logging", "host.gc", "host.checkpoint"
@@ -170,51 +169,3 @@ def test_relieving_the_trainer_waits_until_the_loader_is_relieved() -> None:
 
     assert taken(trainer, stages=some_stages()) == []
     assert taken(trainer, loader, stages=some_stages(cores=16.0))[0] == "loader"
-
-
-def test_the_bottleneck_is_what_gains_most_not_what_takes_most() -> None:
-    # 60 ms of preparing are hidden behind four workers; 20 ms of arithmetic are not.
-    hidden = some_stages(
-        workers=4,
-        main={"compute.arithmetic": 0.020, "host.gc": 0.004},
-        fetch_cpu={"cpu_preprocessing.transform": 0.060},
-    )
-
-    assert bottleneck(hidden) == "compute.arithmetic"
-
-
-def test_among_equal_gains_the_larger_time_is_the_bottleneck() -> None:
-    # Both stages must be relieved together: no single removal gains.
-    balanced = some_stages(
-        workers=1,
-        cores=64.0,
-        receive=0.0,
-        main={"compute.arithmetic": 0.050},
-        fetch_cpu={"cpu_preprocessing.transform": 0.050},
-    )
-
-    assert bottleneck(balanced) == "compute.arithmetic"
-    assert bottleneck(some_stages(main={}, fetch_cpu={}, receive=0.0)) == "host.python"
-
-
-def test_arithmetic_short_of_cores_is_short_of_cores() -> None:
-    starved = some_stages(
-        workers=0,
-        main={"compute.arithmetic": 0.020, "compute.optimizer": 0.0095},
-        fetch_cpu={},
-        receive=0.0,
-        contention_main=Contention(1.0, 2.0),
-    )
-
-    assert bottleneck(starved) == "cpu_preprocessing.core_starvation"
-
-
-def test_rare_long_stops_count_for_the_bottleneck() -> None:
-    spikes = (0.0,) * 63 + (64.0,)
-    stopped = some_stages(
-        workers=8,
-        main={"compute.arithmetic": 0.015, "host.validation": 0.020},
-        main_shapes={"host.validation": spikes},
-    )
-
-    assert bottleneck(stopped) == "host.validation"

@@ -474,3 +474,12 @@ def test_who_is_gone_crowds_nobody() -> None:
     assert calm.contention_main.fixed == pytest.approx(0.2)
     assert calm.contention_fetch.fixed == pytest.approx(0.1)
     assert crowded.without(STARTUP) == crowded
+
+
+def test_what_own_threads_take_stays_when_others_leave() -> None:
+    crowded = simple(W=0, C=2, B=0.010, contention_main=Contention(fixed=1.0))
+    mine = replace(crowded, crowding={"host.python": 0.6})
+
+    assert crowded.without(STARVATION).seconds() == pytest.approx(0.010)
+    assert mine.without(STARVATION).seconds() == pytest.approx(0.016)
+    assert mine.without("host.python").seconds() == pytest.approx(0.014)

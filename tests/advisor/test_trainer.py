@@ -3,20 +3,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import CALIBRATION, MS, a_run, a_site, even_steps
+from builders import CALIBRATION, MS, a_run, a_site, even_samples, even_steps
 from msgspec.structs import replace
 
 from stepscope.advisor.measure import measure
 from stepscope.advisor.places import places_of
+from stepscope.advisor.samples import theil_sen
 from stepscope.advisor.trainer import (
     Trainer,
     growth_bytes_per_step,
     growth_seconds,
-    theil_sen,
 )
 from stepscope.profiler.format import (
     Collective,
     Operator,
+    Optimizer,
     Profile,
     Samples,
     Window,
@@ -216,3 +217,72 @@ def test_lines_that_write_little_log_and_lines_that_write_much_save() -> None:
 
 def test_a_few_looks_do_not_make_a_log() -> None:
     assert causes(writing(200, looks=12), python=30.0) == {"host.python": pytest.approx(30.0)}
+
+
+def reading(state: str, looks: int = 30, **columns: float) -> Profile:
+    """A loop that gets its data itself: in a third of the looks it was seen doing that."""
+    phases = {"python": 30.0, "forward": 70.0}
+    steady = even_steps(phases, cpu=100.0)
+    profile = a_run(phases, steady=steady, samples=even_samples(**columns))
+    profile.sites = [
+        a_site("python", state, samples=looks // 3),
+        a_site("python", line=43, samples=looks - looks // 3),
+    ]
+    return profile
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        ("file", "data_loading.storage"),
+        ("fault", "data_loading.storage"),
+        ("open", "data_loading.small_files"),
+        ("socket", "data_loading.network"),
+    ],
+)
+def test_a_loop_that_gets_its_data_itself_waits_for_data(state: str, cause: str) -> None:
+    assert causes(reading(state), python=30.0)[cause] == pytest.approx(10.0)
+    assert places_of(reading(state))[cause][0].line == 42
+
+
+@pytest.mark.parametrize("state", ["running", "lock", "sleep", "child"])
+def test_other_sleeps_of_a_loop_are_python(state: str) -> None:
+    assert causes(reading(state), python=30.0) == {"host.python": pytest.approx(30.0)}
+
+
+def test_a_few_looks_at_a_file_tell_nothing() -> None:
+    assert causes(reading("file", looks=12), python=30.0) == {"host.python": pytest.approx(30.0)}
+
+
+def test_reads_through_a_mapped_file_are_told_by_their_faults() -> None:
+    rare = reading("lock", major_faults_per_s=5.0, kernel_cores=0.12)
+    often = reading("lock", major_faults_per_s=100.0, kernel_cores=0.12)  # ten in a step
+
+    assert causes(rare, python=30.0) == {"host.python": pytest.approx(30.0)}
+    # 12 ms of a step of 100 in the kernel, of 30 ms between the phases
+    assert causes(often, python=30.0)["data_loading.storage"] == pytest.approx(12.0)
+
+
+def test_what_treats_gradients_before_the_optimizer_is_the_update() -> None:
+    phases = {"after_backward": WindowPhase(wall_ns=10 * MS, operator_ns=4 * MS, gap_ns=3 * MS)}
+    window = Window(first_step=0, steps=1, wall_ns=10 * MS, phases=phases, operators=[])
+    profile = a_trainer(
+        window=window, steady=even_steps({"forward": 100.0}, calls={"optimizer_steps": 100})
+    )
+
+    assert causes(profile, after_backward=10.0) == {
+        "compute.optimizer": pytest.approx(7.0),
+        "host.python": pytest.approx(3.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("collectives", "cause"), [(1, "communication.collective"), (40, "communication.messages")]
+)
+def test_a_message_for_nearly_every_tensor_is_many_messages(collectives: int, cause: str) -> None:
+    calls = {"collectives": 100 * collectives}
+    steady = even_steps({"communication": 100.0}, calls=calls)
+    profile = a_run({"communication": 100.0}, steady=steady)
+    profile.configuration.optimizers = [Optimizer(class_name="SGD", parameters=999, tensors=40)]
+
+    assert causes(profile, communication=100.0) == {cause: pytest.approx(100.0)}

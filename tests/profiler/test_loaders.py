@@ -139,3 +139,17 @@ def test_the_number_of_workers_and_loaders_is_bounded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="64 different loaders"):
         observed.add_loader(description(length=1000))
     assert len(observed.loaders) == 64
+
+
+def test_the_first_batch_of_every_worker_is_told_apart() -> None:
+    log = LoaderLog(0, description(), 0)
+    quick = BatchRecord._make([7] * len(BatchRecord._fields))
+    slow = quick._replace(wall_ns=100, cpu_ns=50)
+    log.add(0, 11, slow, quick)
+    log.add(0, 11, quick)
+    log.add(0, 12, slow)  # the worker of the next epoch
+
+    first, second = (worker.totals for worker in log.result().workers)
+
+    assert (first.batches, first.firsts, first.first_wall_ns, first.first_cpu_ns) == (3, 1, 100, 50)
+    assert (second.batches, second.firsts, second.first_wall_ns) == (1, 1, 100)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loops import record
+from loops import record, run_steps, spent
 
 from stepscope.profiler import profile
 from stepscope.profiler.format import Site
@@ -36,7 +36,7 @@ def test_statements_that_write_are_found(tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text(PROGRAM)
 
-    assert writing_lines(str(program)) == {6, 7, 8, 12, 14, 15}
+    assert writing_lines(str(program)) == {4, 6, 7, 8, 12, 14, 15}
 
 
 @pytest.mark.parametrize("text", [b"def broken(:", b"\xff\xfe\x00", b"# coding: klingon\n"])
@@ -87,3 +87,35 @@ def test_the_profile_tells_what_the_loop_writes(tmp_path: Path) -> None:
 
 def test_a_thread_that_does_not_exist_has_written_nothing_known() -> None:
     assert written_by(2**22 + 1) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("call", "writes"),
+    [
+        ('open(path, "w")', True),
+        ('path.open("ab", 0)', True),
+        ('open(path, mode="x+")', True),
+        ("open(path)", False),
+        ('open("w.txt", "rb")', False),
+        ("open(path, mode)", False),
+    ],
+)
+def test_opening_to_write_is_writing(tmp_path: Path, call: str, writes: bool) -> None:
+    program = tmp_path / "train.py"
+    program.write_text(f"with {call} as file:\n    use(file)\n")
+
+    assert (1 in writing_lines(str(program))) is writes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_making_a_line_of_many_is_logging_too(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+
+        def step() -> None:
+            for number in range(50):
+                print("".join(str(n) for n in range(100)), number, file=log)
+
+        recorded = record(tmp_path / "profile.json", lambda prof: run_steps(prof, step, 20))
+
+    # Making the text takes several times as long as writing it.
+    assert spent(recorded, "logging") > spent(recorded, "python")
