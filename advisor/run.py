@@ -48,8 +48,15 @@ class Written(NamedTuple):
     type=click.IntRange(min=1),
     help="Stop recording after so many steps beyond warm-up; the program goes on.",
 )
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="After about 40 steps, try the model without its loader and the loader without its model. "
+    "The program repeats an iteration ten times; its state is put back bit for bit, but what "
+    "the loop counts, prints or saves meanwhile stays.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] PROGRAM [ARGUMENTS]...")
-def run(out: Path, steps: int | None, command: Sequence[str]) -> None:
+def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> None:
     r"""Run PROGRAM unchanged, profile its training steps, and judge them when it ends.
 
     \b
@@ -70,7 +77,8 @@ def run(out: Path, steps: int | None, command: Sequence[str]) -> None:
         command = [sys.executable, *command]
     with tempfile.TemporaryDirectory(prefix="stepscope-run-") as folder:
         began_ns = time.time_ns()
-        status = _execute(command, _environment(out, steps, folder))
+        settings = {"out": str(out.absolute()), "steps": steps, "folder": folder, "probe": probe}
+        status = _execute(command, _environment(settings))
         written = _written(Path(folder), began_ns)
         if written:
             _judge(written)
@@ -79,11 +87,10 @@ def run(out: Path, steps: int | None, command: Sequence[str]) -> None:
     sys.exit(status)
 
 
-def _environment(out: Path, steps: int | None, folder: str) -> dict[str, str]:
+def _environment(settings: dict[str, object]) -> dict[str, str]:
     import stepscope.profiler
 
     launch = Path(stepscope.profiler.__file__).parent / "launch"
-    settings = {"out": str(out.absolute()), "steps": steps, "folder": folder}
     search = [str(launch), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,

@@ -23,6 +23,7 @@ from torch.optim.optimizer import (
 )
 from torch.utils.data import dataloader
 
+from stepscope.profiler.between import BetweenBatches
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.timing import opaque
@@ -78,6 +79,8 @@ class Anchor:
         rest: Callable[[], None],
     ) -> None:
         self.kind: Kind | None = None
+        self.between: BetweenBatches | None = None
+        """The trial that the user has asked for, in a loop that does not go through `steps`."""
         self._recorder = recorder
         self._guarded = guarded
         self._rest = rest
@@ -141,6 +144,8 @@ class Anchor:
             finally:
                 depth -= 1
             if not depth:  # activation checkpointing may run a backward pass inside another
+                if self.between is not None:
+                    self.between.trained()
                 self._happened("backward")
                 self._recorder.begin_update()  # if a step ended here, it is in the next one
             return result
@@ -155,7 +160,8 @@ class Anchor:
         @functools.wraps(original)
         def next_batch(iterator: Any) -> Any:
             nonlocal ended
-            if recorder.thread != get_ident() or recorder.current == recorder.wait:
+            asking = self.between is not None and self.between.asking
+            if recorder.thread != get_ident() or recorder.current == recorder.wait or asking:
                 return original(iterator)
             self._rest()
             # What the iterators that a loader makes each epoch have in common:
@@ -167,9 +173,14 @@ class Anchor:
             if counts and not ended:  # what lies between two epochs is part of the next step
                 self._happened("batch")
             try:
-                result = original(iterator)
+                if counts and self.between is not None:
+                    result = self.between.next(iterator, original)
+                else:
+                    result = original(iterator)
             except StopIteration:
                 ended = ended or counts
+                if self.between is not None:
+                    self.between.begin_epoch()
                 raise
             if counts:
                 ended = False

@@ -78,12 +78,24 @@ class Probing:
         self._next_draws = False
         self._inline: deque[int] = deque(maxlen=2 * _TIMED)
         self._undo: Callable[[], None] | None = None
+        self.taken: deque[Any] = deque()
+        """Batches that were read ahead and are still to be given to the loop."""
 
     @property
     def result(self) -> Ceilings | None:
         """What was measured so far, if anything."""
         measured = self._measured
         return measured if measured.model_step_ns or measured.loader_batch_ns else None
+
+    @property
+    def begun(self) -> bool:
+        """Whether something has been tried already."""
+        return self._model_done or self._loader_done
+
+    def refuse(self, reason: str) -> None:
+        """Try nothing."""
+        self._watching = self._model_done = self._loader_done = True
+        self._observed.problem(f"no half of the loop was tried alone: {reason}")
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """`batches` with the trial between two of them."""
@@ -94,7 +106,7 @@ class Probing:
         """End what is under way; a trial that the loop has left is put back now."""
         self._put_back()
         if not self._watching:
-            self._observed.problem("no half of the loop was tried alone: use `prof.steps(loader)`")
+            self._observed.problem("no half of the loop was tried alone: it has no DataLoader")
         elif not self._model_done and not self._loader_done:
             self._observed.problem(
                 f"no half of the loop was tried alone: that takes {self._after} steady steps"
@@ -226,8 +238,8 @@ class Probing:
         if self._inline:
             # Nothing but the loader ran in the fetches either, since nothing ran beside them.
             self._measured.loader_batch_ns = list(self._inline)
-        elif type(batches) is not dataloader._MultiProcessingDataLoaderIter:
-            self._fail("the loader", f"a {type(batches).__name__} cannot be read ahead")
+        elif batches.__class__ is not dataloader._MultiProcessingDataLoaderIter:
+            self._fail("the loader", f"a {batches.__class__.__name__} cannot be read ahead")
         elif self._next_draws:
             self._fail("the loader", "its next() draws from the global random state")
         else:
@@ -256,8 +268,9 @@ class Probing:
         # The batches made meanwhile were not waited for either.
         recorder.held = len(reading.taken) + reading.prefetched + 1
         recorder.restart_step()
-        while reading.taken:
-            yield reading.taken.popleft()
+        self.taken = reading.taken
+        while self.taken:
+            yield self.taken.popleft()
         if reading.error is not None:
             raise reading.error
 

@@ -22,6 +22,7 @@ except ImportError as missing:
 
 from stepscope.profiler import machine, storage
 from stepscope.profiler.anchors import Anchor
+from stepscope.profiler.between import BetweenBatches
 from stepscope.profiler.collectives import collectives
 from stepscope.profiler.companions import Companions
 from stepscope.profiler.format import SCHEMA, Calibration, Overhead, Profile, Run
@@ -75,7 +76,9 @@ class profile:  # used like a function: `with profile(...)`
         max_steps: write the file after so many steps beyond warm-up and let the loop go on
             unprofiled; None records to the end of the context.
         probe: after about 40 steady steps, try each half of the loop alone, once: the body runs
-            ten more times on a copy of one batch, then the loader runs ahead of it. Models,
+            ten more times on a copy of one batch, then the loader runs ahead of it. Needs a
+            DataLoader; without `steps` only where the loop is done with a batch when it asks for
+            the next one. Models,
             optimizers, schedulers, gradient scalers and random states are put back bit for bit;
             what else the body does in these iterations remains: it counts them, logs them, writes
             checkpoints of them, updates averages that are no module's. `trying` tells them apart.
@@ -320,9 +323,11 @@ class _Recording:
     def add_probe(self, after: int) -> None:
         """Try each half of the loop alone after so many steady steps."""
         self._probing = Probing(self.recorder, self.observed, after, self._drain)
+        self.anchor.between = BetweenBatches(self._probing)
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """`batches` as the loop is to get them."""
+        self.anchor.between = None  # the loop says itself where a step ends
         return self._probing.watch(batches) if self._probing is not None else batches
 
     def see(self, batch: object) -> None:
@@ -370,6 +375,8 @@ class _Recording:
         self.recorder.close()
         self._window.close()
         self._patches.close()
+        if self.anchor.between is not None:
+            self.anchor.between.close()
         self._stacks.stop()
         self._sampler.stop()
         self._drain()

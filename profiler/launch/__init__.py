@@ -36,7 +36,7 @@ _MAX_PROFILES = 100
 
 def watch(settings: dict[str, Any]) -> None:
     """Wait for the first sign of training in this process, and record from there to its end."""
-    _Launch(Path(settings["out"]), settings["steps"], Path(settings["folder"])).wait()
+    _Launch(**settings).wait()
 
 
 class _Launch:
@@ -46,15 +46,17 @@ class _Launch:
         out: file to write, before rank and number are put into its name.
         steps: steady steps after which to stop recording; None for all.
         folder: where `advise run` looks for the names of the profiles.
+        probe: whether to try each half of the loop alone.
     """
 
-    def __init__(self, out: Path, steps: int | None, folder: Path) -> None:
-        self._out = out
+    def __init__(self, out: str, steps: int | None, folder: str, probe: bool) -> None:
+        self._out = Path(out)
         self._steps = steps
-        self._folder = folder
+        self._folder = Path(folder)
+        self._probe = probe
         self._hooks = Patches()
         self._profile: profile | None = None
-        self._claim = folder
+        self._claim = self._folder
         self._process = os.getpid()
 
     def wait(self) -> None:
@@ -86,7 +88,7 @@ class _Launch:
         if _open_profile:
             self._leave_it_to(_open_profile[0])
             return
-        self._profile = profile(self._claimed(), max_steps=self._steps)
+        self._profile = profile(self._claimed(), max_steps=self._steps, probe=self._probe)
         self._profile.give_way = self._leave_it_to
         self._profile.__enter__()
         if multiprocessing.parent_process() is None:

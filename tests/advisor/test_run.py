@@ -265,6 +265,18 @@ def test_recording_stops_after_so_many_steps() -> None:
     assert load(Path("profile.json")).steady.total == 20
 
 
+def test_a_probe_tries_each_half_of_an_unmarked_loop() -> None:
+    script = write("script.py", TRAIN, "train(100)")
+
+    done = advise_run("--probe", "--", sys.executable, script)
+
+    assert done.returncode == 0
+    recorded = load(Path("profile.json"))
+    assert recorded.ceilings is not None, recorded.problems
+    assert len(recorded.ceilings.model_step_ns) == 8
+    assert recorded.ceilings.loader_batch_ns
+
+
 @pytest.mark.parametrize("before", ["", "for _ in DataLoader(range(9)): pass"])
 def test_a_profile_of_the_programs_own_goes_first(before: str) -> None:
     script = write(
