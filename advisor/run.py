@@ -77,7 +77,8 @@ def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> No
         command = [sys.executable, *command]
     with tempfile.TemporaryDirectory(prefix="stepscope-run-") as folder:
         began_ns = time.time_ns()
-        settings = {"out": str(out.absolute()), "steps": steps, "folder": folder, "probe": probe}
+        settings: dict[str, object] = {"out": str(out.absolute()), "folder": folder}
+        settings |= {"steps": steps, "probe": probe}
         status = _execute(command, _environment(settings))
         written = _written(Path(folder), began_ns)
         if written:

@@ -92,4 +92,4 @@ def _give_later(owner: Callable[[], Any], taken: deque[Any]) -> None:
             kind.__next__ = original  # type: ignore[method-assign]
         return original(iterator)
 
-    kind.__next__ = next_batch  # type: ignore[method-assign]
+    kind.__next__ = next_batch  # type: ignore[method-assign, assignment]
