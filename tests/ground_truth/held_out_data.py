@@ -36,14 +36,15 @@ from ground_truth.parts import (
     train_step,
 )
 
-ROWS, ROW_BYTES = 2500, 16 << 10
+ROWS, ROW_BYTES = 10_000, 4 << 10
 
 
 @cache
 def recordings() -> Path:
-    """A database of 40 MB: a table of recordings, each a blob of 16 KiB."""
+    """A database of 40 MB: a table of recordings, each a blob of 4 KiB."""
     path, chance = folder() / "recordings.db", np.random.default_rng(200)
     with sqlite3.connect(path) as database:
+        database.execute("PRAGMA page_size = 8192")
         database.execute("CREATE TABLE recordings (id INTEGER PRIMARY KEY, signal BLOB)")
         rows = ((number, chance.bytes(ROW_BYTES)) for number in range(ROWS))
         database.executemany("INSERT INTO recordings VALUES (?, ?)", rows)
@@ -83,10 +84,10 @@ class Shuffled(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         chance = torch.Generator().manual_seed(202)
         while True:
-            yield torch.randint(ROWS, (16,), generator=chance).tolist()
+            yield torch.randint(ROWS, (40,), generator=chance).tolist()
 
 
-@planted("data_loading.storage")
+@planted("data_loading.storage", held_out=True)
 def sqlite_blobs(severity: float) -> Iterator[None]:
     """A worker selects recordings by their number out of a database larger than memory."""
     torch.manual_seed(203)
@@ -161,7 +162,7 @@ class Shards(IterableDataset[Pair]):
                 yield x, torch.tensor(int(member.name.rpartition(".")[2]))
 
 
-@planted("data_loading.network")
+@planted("data_loading.network", held_out=True)
 def streamed_shards(severity: float) -> Iterator[None]:
     """A worker unpacks archives while they come from a mirror at 3 MB/s."""
     content, pipe = shard(), subprocess.PIPE
@@ -227,7 +228,7 @@ class Motion(nn.Module):
         return self.head(self.layers(x.transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
 
 
-@planted("data_loading.small_files")
+@planted("data_loading.small_files", held_out=True)
 def joint_files(severity: float) -> Iterator[None]:
     """No DataLoader: the loop opens a file of 64 bytes for every joint of every take."""
     model = Motion()
@@ -272,7 +273,7 @@ class ReadLexicon:
         worker.dataset.words = pickle.loads(self.path.read_bytes())  # type: ignore[attr-defined]
 
 
-@planted("data_loading.worker_startup", period=16)
+@planted("data_loading.worker_startup", held_out=True, period=16)
 def lexicon_per_epoch(severity: float) -> Iterator[None]:
     """Streams of 16 batches, for each of which two new workers load a lexicon."""
     loader = DataLoader(

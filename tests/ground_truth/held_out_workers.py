@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import math
 import random
 import re
 import threading
@@ -119,7 +120,7 @@ class Messages(nn.Module):
         return self.head(x.mean(1))  # type: ignore[no-any-return]
 
 
-@planted("cpu_preprocessing.transform")
+@planted("cpu_preprocessing.transform", held_out=True)
 def parsed_molecules(severity: float) -> Iterator[None]:
     """Two workers parse molecules and look for the shortest ways, for a graph network."""
     model = Messages(48)
@@ -151,11 +152,16 @@ class Sentences(Dataset[list[int]]):
 
 
 class WholeWordMask:
-    """Hides whole words and keeps what stood there; so many rows in Python, others at once."""
+    """Hides whole words, rather rare ones, and keeps what stood there.
+
+    So many rows in Python, as it is usually written; the others token by token, at once.
+    """
 
     def __init__(self, by_hand: int) -> None:
         self.by_hand = by_hand
         self.chance = random.Random(213)
+        self.tokens = [f"##{n}" if n % 3 == 0 else str(n) for n in range(WORDS)]
+        self.rarity = {token: 1 + len(token) for token in self.tokens}
 
     def __call__(self, rows: list[list[int]]) -> Pair:
         hidden = [self.hide(row) for row in rows[: self.by_hand]]
@@ -167,14 +173,19 @@ class WholeWordMask:
         y = torch.cat([y, rest.masked_fill(~masked, -100)])
         return x, y
 
+    def weight(self, word: list[int]) -> float:
+        """A random number, the larger the rarer the tokens of the word are."""
+        rarity = sum(self.rarity[self.tokens[token]] for token in word)
+        return math.pow(self.chance.random(), 1 / rarity)
+
     def hide(self, row: list[int]) -> tuple[list[int], list[int]]:
         words: list[list[int]] = []
         for place, token in enumerate(row):
-            if words and token % 3 == 0:  # goes on with the word before
+            if words and self.tokens[token].startswith("##"):  # goes on with the word before
                 words[-1].append(place)
             else:
                 words.append([place])
-        self.chance.shuffle(words)
+        words.sort(key=lambda word: self.weight([row[place] for place in word]), reverse=True)
         x, y = list(row), [-100] * len(row)
         left = round(0.15 * len(row))
         for word in words:
@@ -197,8 +208,8 @@ class Filler(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(214)
-        self.words = nn.Embedding(WORDS, 16)
-        self.mix = nn.Conv1d(16, 16, 5, padding=2)
+        self.words = nn.Embedding(WORDS, 8)
+        self.mix = nn.Conv1d(8, 16, 3, padding=1)
         self.head = nn.Linear(16, 16)
 
     def forward(self, ids: Tensor, hidden: Tensor) -> Tensor:
@@ -206,7 +217,7 @@ class Filler(nn.Module):
         return self.head(x.transpose(1, 2)[hidden])  # type: ignore[no-any-return]
 
 
-@planted("cpu_preprocessing.collate")
+@planted("cpu_preprocessing.collate", held_out=True)
 def whole_word_mask(severity: float) -> Iterator[None]:
     """The collate function masks whole words for a language model, token by token."""
     model = Filler()
@@ -231,7 +242,7 @@ def pack(documents: bytes, severity: float, ended: threading.Event) -> None:
         ended.wait(busy * (1 / severity - 1) if severity else 0.02)
 
 
-@planted("cpu_preprocessing.core_starvation")
+@planted("cpu_preprocessing.core_starvation", held_out=True)
 def archiving_threads(severity: float) -> Iterator[None]:
     """Threads of the script pack older runs while it trains on the same two cores."""
     torch.manual_seed(215)
