@@ -51,9 +51,11 @@ def _processor_time(sources: Sources, block: Block) -> dict[str, float]:
     """Seconds of processor time by cause: the trainer's by its phases, the workers' own."""
     main = sources.trainer.causes(block.phases, block.steps)
     busy = sum(main.values())
+    threads = sources.other_threads * block.wall
     fetched = {c: s * block.steps for c, s in sources.fetch.cpu.items()} if sources.fetch else {}
-    own = block.process_cpu - (0.0 if sources.workers else sum(fetched.values()))
+    own = block.process_cpu - threads - (0.0 if sources.workers else sum(fetched.values()))
     used = {c: max(0.0, own) * s / busy for c, s in main.items()} if busy else {}
+    used[PYTHON] = used.get(PYTHON, 0.0) + threads
     for cause, s in fetched.items():
         used[cause] = used.get(cause, 0.0) + s
     return used

@@ -25,6 +25,7 @@ def bottleneck(stages: Stages) -> str:
 def _own_gain(stages: Stages, cause: str) -> float:
     """Speedup minus one by what `cause` itself takes, the want of cores for it left out."""
     now = max(1e-9, stages.seconds())
-    own = stages if cause == STARVATION else stages.without(STARVATION)
+    alone = cause != STARVATION and cause not in stages.crowding
+    own = stages.undisturbed() if alone else stages
     saved = own.seconds() - own.without(cause).seconds()
     return saved / max(1e-9, now - saved)

@@ -56,7 +56,7 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
     of_phase = {**_MAIN, "communication": collectives_cause(profile)}
     writing = writing_cause(profile)
     for site in profile.sites:
-        cause = writing if site.writes else own_reading(site) or of_phase.get(site.phase)
+        cause = writing if site.writes else own_reading(site, profile) or of_phase.get(site.phase)
         if cause is not None:
             by_cause.setdefault(cause, []).append(site)
     return {cause: _most(sites) for cause, sites in by_cause.items()}

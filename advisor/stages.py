@@ -252,6 +252,10 @@ class Stages:
             contention_fetch=self.contention_fetch.eased(k),
         )
 
+    def undisturbed(self) -> Stages:
+        """These stages without anybody beside the job's own trainer and workers."""
+        return self._crowded_by_others(0.0)
+
     def without(self, *causes: str) -> Stages:
         """These stages with `causes` gone.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf
 from statistics import median
 
-from stepscope.advisor.fetch import SLEEPS, STORAGE, training_loader
+from stepscope.advisor.fetch import SLEEPS, SMALL_FILES, STORAGE, training_loader
 from stepscope.advisor.operators import (
     ComputeSplit,
     compute_share,
@@ -36,6 +36,8 @@ _LARGE_WRITE = 32 << 10
 """Bytes: several times what files and streams of Python gather before they write."""
 _A_MESSAGE_EACH = 0.5
 """Collectives per tensor of the model: an exchange that gathers gradients has far fewer."""
+_LARGE_READ = 64 << 10
+"""Bytes: below, opening a file costs more than reading it from the page cache."""
 _NEARLY_ALL = 0.75
 """Noise rises half of the time, and of ten samples three in four times once in twenty cases."""
 
@@ -182,7 +184,7 @@ def reading_shares(profile: Profile) -> dict[str, float]:
     total = sum(site.samples for site in looks)
     seen: dict[str, float] = {}
     for site in looks:
-        cause = own_reading(site)
+        cause = own_reading(site, profile)
         if cause is not None:
             seen[cause] = seen.get(cause, 0.0) + site.samples
     shares = {cause: n / total for cause, n in seen.items() if n >= _MIN_LOOKS}
@@ -195,11 +197,23 @@ def reading_shares(profile: Profile) -> dict[str, float]:
     return shares
 
 
-def own_reading(site: Site) -> str | None:
-    """The cause by which data came late where the loop itself was seen getting it."""
-    if site.phase != "python" or site.state == "sleep" or site.writes:
+def own_reading(site: Site, profile: Profile) -> str | None:
+    """The cause by which data came late where the loop itself was seen getting it.
+
+    In a statement that opens or reads files all time is theirs: small ones, where the training
+    thread reads little at a time.
+    """
+    if site.phase != "python" or site.writes:
         return None
-    return SLEEPS.get(site.state)
+    if site.reads and site.state in ("running", "lock"):
+        columns = profile.samples.columns
+        size, calls = (_total(columns, name) for name in ("read_bytes_per_s", "reads_per_s"))
+        return STORAGE if size >= _LARGE_READ * max(1e-9, calls) else SMALL_FILES
+    return None if site.state == "sleep" else SLEEPS.get(site.state)
+
+
+def _total(columns: Mapping[str, Sequence[float | None]], name: str) -> float:
+    return sum(value or 0.0 for value in columns.get(name, []))
 
 
 def _asleep(steps: Steps) -> float:
@@ -222,10 +236,7 @@ def collectives_cause(profile: Profile) -> str:
 def writing_cause(profile: Profile) -> str:
     """What the training thread writes: a log in small pieces, or a checkpoint in large ones."""
     columns = profile.samples.columns
-    written, writes = (
-        sum(value or 0.0 for value in columns.get(name, []))
-        for name in ("written_bytes_per_s", "writes_per_s")
-    )
+    written, writes = (_total(columns, name) for name in ("written_bytes_per_s", "writes_per_s"))
     return "host.checkpoint" if written >= _LARGE_WRITE * max(1e-9, writes) else "host.logging"
 
 

@@ -240,6 +240,8 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
     writes: bool = False
     """Whether the statement calls something that writes a file; told of the phase `python`."""
+    reads: bool = False
+    """The same of reading one."""
     samples: Count = 0
     calls: Count = 0
     time_ns: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -83,11 +84,21 @@ def kernel_work(native_id: int) -> tuple[int | None, float | None]:
         return None, None
 
 
-def written_by(native_id: int) -> tuple[int | None, int | None]:
-    """Bytes that a thread of this process has written, and in how many calls; None if not told."""
+class FileTraffic(NamedTuple):
+    """What a thread has read and written so far; None where the kernel does not tell."""
+
+    read: int | None = None
+    reads: int | None = None
+    """Calls."""
+    written: int | None = None
+    writes: int | None = None
+
+
+def file_traffic(native_id: int) -> FileTraffic:
+    """Bytes that a thread of this process has read and written, and in how many calls."""
     try:
         text = Path(f"/proc/self/task/{native_id}/io").read_text(encoding="ascii")
         fields = dict(line.split(": ", 1) for line in text.splitlines())
-        return int(fields["wchar"]), int(fields["syscw"])
+        return FileTraffic(*(int(fields[name]) for name in ("rchar", "syscr", "wchar", "syscw")))
     except (OSError, ValueError, KeyError):
-        return None, None
+        return FileTraffic()

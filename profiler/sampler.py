@@ -20,10 +20,11 @@ from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Gpu, Samples
 from stepscope.profiler.processes import (
+    FileTraffic,
+    file_traffic,
     job_cpu_seconds,
     kernel_work,
     thread_times_ns,
-    written_by,
 )
 
 SECONDS = 1.0
@@ -41,6 +42,8 @@ _COLUMNS = (
     "io_pressure_share",
     "thread_delay_cores",
     "other_threads_cores",
+    "read_bytes_per_s",
+    "reads_per_s",
     "written_bytes_per_s",
     "writes_per_s",
     "throttled_share",
@@ -129,8 +132,7 @@ class Sampler(threading.Thread):
             _pressure("io"),
             _grown(now.thread_delays_ns, before.thread_delays_ns, seconds),
             _grown(now.others_ns, before.others_ns, seconds),
-            _rate(now.written, before.written, seconds),
-            _rate(now.writes, before.writes, seconds),
+            *(_rate(*counts, seconds) for counts in zip(now.files, before.files, strict=True)),
             _rate(now.throttled, before.throttled, seconds),
             _rate(now.major_faults, before.major_faults, seconds),
             _rate(now.kernel, before.kernel, seconds),
@@ -148,8 +150,7 @@ class _Counters:
         self.received: int | None = None
         self.thread_delays_ns: dict[int, int] | None = None
         self.others_ns: dict[int, int] | None = None
-        self.written: int | None = None
-        self.writes: int | None = None
+        self.files = FileTraffic()
         self.throttled: float | None = None
         self.major_faults: int | None = None
         self.kernel: float | None = None
@@ -157,7 +158,7 @@ class _Counters:
     @classmethod
     def read(cls, training: int, native: int) -> _Counters:
         now = cls()
-        now.written, now.writes = written_by(native)
+        now.files = file_traffic(native)
         now.major_faults, now.kernel = kernel_work(native)
         # Only the processors we may use: another job on the rest of the machine is no neighbour.
         usable = (

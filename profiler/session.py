@@ -25,6 +25,7 @@ from stepscope.profiler.anchors import Anchor
 from stepscope.profiler.between import BetweenBatches
 from stepscope.profiler.collectives import collectives
 from stepscope.profiler.companions import Companions
+from stepscope.profiler.file_access import note_file_access
 from stepscope.profiler.format import SCHEMA, Calibration, Overhead, Profile, Run
 from stepscope.profiler.loaders import RingFolder
 from stepscope.profiler.metrics import Metrics
@@ -39,7 +40,6 @@ from stepscope.profiler.sites import merged
 from stepscope.profiler.stacks import StackSampler
 from stepscope.profiler.version import version
 from stepscope.profiler.window import OperatorWindow
-from stepscope.profiler.writing import note_writing
 
 Batch = TypeVar("Batch")
 _STEPS_BEFORE_WINDOW = 10
@@ -398,7 +398,7 @@ class _Recording:
         environment.calibration = self._calibration
         seen = self._stacks.sites() + self._companions.sites()
         with suppress(Exception):
-            note_writing(seen)
+            note_file_access(seen)
         return Profile(
             schema=SCHEMA,
             tool_version=version(),

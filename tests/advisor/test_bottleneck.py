@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from builders import some_stages
 
 from stepscope.advisor.bottleneck import bottleneck
@@ -65,4 +67,6 @@ def test_what_others_take_of_the_cores_is_not_arithmetics() -> None:
     )
 
     assert bottleneck(taken) == "cpu_preprocessing.core_starvation"
+    mine = replace(taken, crowding={"host.python": 0.9})
+    assert bottleneck(mine) == "host.python"  # threads of the program itself
     assert bottleneck(taken.without("cpu_preprocessing.core_starvation")) == "compute.arithmetic"

@@ -286,3 +286,13 @@ def test_a_message_for_nearly_every_tensor_is_many_messages(collectives: int, ca
     profile.configuration.optimizers = [Optimizer(class_name="SGD", parameters=999, tensors=40)]
 
     assert causes(profile, communication=100.0) == {cause: pytest.approx(100.0)}
+
+
+@pytest.mark.parametrize(
+    ("size", "cause"), [(500, "data_loading.small_files"), (1 << 20, "data_loading.storage")]
+)
+def test_statements_that_read_files_are_about_the_files(size: int, cause: str) -> None:
+    profile = reading("running", read_bytes_per_s=100.0 * size, reads_per_s=100.0)
+    profile.sites[0].reads = True
+
+    assert causes(profile, python=30.0)[cause] == pytest.approx(10.0)

@@ -8,9 +8,9 @@ import pytest
 from loops import record, run_steps, spent
 
 from stepscope.profiler import profile
+from stepscope.profiler.file_access import FileLines, file_lines, note_file_access
 from stepscope.profiler.format import Site
-from stepscope.profiler.processes import written_by
-from stepscope.profiler.writing import note_writing, writing_lines
+from stepscope.profiler.processes import FileTraffic, file_traffic
 
 PROGRAM = """\
 import json
@@ -36,17 +36,18 @@ def test_statements_that_write_are_found(tmp_path: Path) -> None:
     program = tmp_path / "train.py"
     program.write_text(PROGRAM)
 
-    assert writing_lines(str(program)) == {4, 6, 7, 8, 12, 14, 15}
+    assert file_lines(str(program)).writing == {4, 6, 7, 8, 12, 14, 15}
 
 
 @pytest.mark.parametrize("text", [b"def broken(:", b"\xff\xfe\x00", b"# coding: klingon\n"])
 def test_what_is_no_readable_program_writes_nothing(tmp_path: Path, text: bytes) -> None:
     program = tmp_path / "train.py"
     program.write_bytes(text)
+    nothing = FileLines(frozenset(), frozenset())
 
-    assert writing_lines(str(program)) == frozenset()
-    assert writing_lines(str(tmp_path / "gone.py")) == frozenset()
-    assert writing_lines("<stdin>") == frozenset()
+    assert file_lines(str(program)) == nothing
+    assert file_lines(str(tmp_path / "gone.py")) == nothing
+    assert file_lines("<stdin>") == nothing
 
 
 def test_only_the_phase_without_a_name_is_asked(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_only_the_phase_without_a_name_is_asked(tmp_path: Path) -> None:
 
     sites = [seen(), seen(state="held"), seen("forward"), seen(line=2)]
 
-    note_writing(sites)
+    note_file_access(sites)
 
     assert [site.writes for site in sites] == [True, False, False, False]
 
@@ -86,7 +87,7 @@ def test_the_profile_tells_what_the_loop_writes(tmp_path: Path) -> None:
 
 
 def test_a_thread_that_does_not_exist_has_written_nothing_known() -> None:
-    assert written_by(2**22 + 1) == (None, None)
+    assert file_traffic(2**22 + 1) == FileTraffic()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_opening_to_write_is_writing(tmp_path: Path, call: str, writes: bool) ->
     program = tmp_path / "train.py"
     program.write_text(f"with {call} as file:\n    use(file)\n")
 
-    assert (1 in writing_lines(str(program))) is writes
+    assert (1 in file_lines(str(program)).writing) is writes
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -119,3 +120,42 @@ def test_making_a_line_of_many_is_logging_too(tmp_path: Path) -> None:
 
     # Making the text takes several times as long as writing it.
     assert spent(recorded, "logging") > spent(recorded, "python")
+
+
+@pytest.mark.parametrize(
+    ("statement", "reading"),
+    [
+        ("rows = Path(path).read_bytes()", {1}),
+        ('with open(path, "rb") as file:\n    rows = file.read()\n    use(rows)', {1, 2}),
+        ("x = np.load(path)", {1}),
+        ("x = pickle.load(file)", set()),
+        ('with open(path, "w") as file:\n    file.write(rows)', set()),
+        ("for name in os.listdir(path):\n    use(name)", {1}),
+    ],
+)
+def test_statements_that_read_are_found(tmp_path: Path, statement: str, reading: set[int]) -> None:
+    program = tmp_path / "train.py"
+    program.write_text(statement + "\n")
+
+    assert file_lines(str(program)).reading == reading
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_profile_tells_what_the_loop_reads(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.bin").write_bytes(bytes(512))
+
+    def loop(prof: profile) -> None:
+        until = time.monotonic() + 1.5
+        for _ in prof.steps(range(10**6)):
+            for number in range(20):
+                (tmp_path / f"{number}.bin").read_bytes()
+            if time.monotonic() > until:
+                break
+
+    recorded = record(tmp_path / "profile.json", loop)
+
+    looks = [site for site in recorded.sites if site.phase == "python"]
+    assert sum(s.samples for s in looks if s.reads) > sum(s.samples for s in looks) / 4
+    columns = recorded.samples.columns
+    assert sum(value or 0 for value in columns["reads_per_s"]) > 20
