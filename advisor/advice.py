@@ -11,6 +11,16 @@ from typing import Any, Final, Literal
 from msgspec import Struct
 
 SCHEMA: Final = "stepscope.advice/1"
+Kind = Literal["exact", "numerics", "algorithmic"]
+Effort = Literal["minutes", "hours", "days"]
+Relation = Literal["exclusive", "conflicting", "overlapping", "ordered", "paired", "harmful"]
+Risk = Literal["bitwise-neutral", "numerics", "training dynamics"]
+"""What a change may touch: nothing but time, rounding, or the course of training."""
+RISKS: Final[dict[Kind, Risk]] = {
+    "exact": "bitwise-neutral",
+    "numerics": "numerics",
+    "algorithmic": "training dynamics",
+}
 
 
 class Place(Struct, kw_only=True):
@@ -70,19 +80,60 @@ class Measured(Struct, kw_only=True):
     high: float
 
 
+class Alternative(Struct, kw_only=True):
+    """A method that does the same job as another one, which was proposed in its place."""
+
+    method: str
+    title: str
+    predicted: Prediction | None
+    """None where only the literature speaks."""
+
+
 class PlanStep(Struct, kw_only=True):
     """One step of the plan; it presumes the steps before it."""
 
     method: str
     title: str
-    kind: Literal["exact", "numerics", "algorithmic"]
+    kind: Kind
+    risk: Risk
+    effort: Effort
+    rule: str
+    """The rule that advises it: of the run as it is, or as it would be after the steps before."""
+    how_to: str
     predicted: Prediction
     """Against the state before this step."""
+    kappa: float
+    """That speedup over the one that this step would give alone: below 1 the steps before it have
+    taken part of its gain, above 1 they have uncovered it."""
     cumulative: float
     """Speedup of all steps up to this one."""
+    cumulative_low: float
+    """Its 90 % interval, for all steps at once."""
+    cumulative_high: float
     measured: Measured | None
     next_cause: str
     """What holds the step back once this is done."""
+    left_share: float
+    """Part of the step that is left to gain then at most: all of it that this cause holds back."""
+    alternatives: list[Alternative]
+    """What does the same job, the best first; having taken this step, none of them gains."""
+
+
+class Factors(Struct, kw_only=True):
+    """Training time is time per step times number of steps: what a method does to each.
+
+    The first factor is bounded by the pipeline model. The second cannot be told from a profile:
+    it, and any figure for both, is what others report (`Recommendation.effect`).
+    """
+
+    step: Literal["shorter", "as long", "longer"]
+    step_speedup_at_most: float
+    """Speedup of a step if all that the method relieves cost nothing; 1 unless `shorter`."""
+    free_share: float | None
+    """Unless None, the work that it adds may take this part of the present step before the step
+    gets longer: 0 where it falls on what holds the step back."""
+    steps: Literal["fewer", "as many", "more"]
+    """Number of steps to the same quality, as reported."""
 
 
 class Recommendation(Struct, kw_only=True):
@@ -90,10 +141,15 @@ class Recommendation(Struct, kw_only=True):
 
     method: str
     title: str
-    kind: Literal["exact", "numerics", "algorithmic"]
-    effort: Literal["minutes", "hours", "days"]
+    kind: Kind
+    risk: Risk
+    effort: Effort
     predicted: Prediction | None
     """None where only the literature speaks."""
+    factors: Factors | None
+    """Of an algorithmic method; None for any other, which only changes the time of a step."""
+    alternatives: list[Alternative]
+    """What does the same job and is not proposed beside it, the best first."""
     how_to: str
     quality_risk: str
     when_not: str
@@ -169,6 +225,20 @@ class AlreadyOn(Struct, kw_only=True):
     title: str
 
 
+class Interplay(Struct, kw_only=True):
+    """What happens when proposed methods are used together."""
+
+    relation: Relation
+    """Same job, of which one is enough; one rules the other out; gains overlap; the first have to
+    come first; each makes room for the other; one spoils the other."""
+    title: str
+    methods: list[str]
+    partners: list[str]
+    """Unless empty, it holds between any of `methods` and any of these; else among `methods`."""
+    why: str
+    source: str
+
+
 class Advice(Struct, kw_only=True):
     """Everything that follows from one profile."""
 
@@ -182,6 +252,10 @@ class Advice(Struct, kw_only=True):
     plan: list[PlanStep]
     left: str
     """What remains after the plan, in words."""
+    left_share: float
+    """Part of a step that is left at most to gain after the plan."""
+    interplay: list[Interplay]
+    """Between the methods of the plan and of the findings."""
     findings: list[Finding]
     tempting: list[Useless]
     already_on: list[AlreadyOn]

@@ -6,6 +6,7 @@ from functools import cache
 from math import sqrt
 
 from stepscope.advisor.advice import (
+    RISKS,
     SCHEMA,
     Advice,
     AlreadyOn,
@@ -21,6 +22,7 @@ from stepscope.advisor.advice import (
 )
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.composition import factors_of, interplay, one_of_each
 from stepscope.advisor.engine import Judgement, fill, judge
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.facts import Facts, facts_of
@@ -30,13 +32,17 @@ from stepscope.advisor.notes import environment_of, missing_signals, notes_of
 from stepscope.advisor.places import places_of, transform_times
 from stepscope.advisor.plan import (
     WORTHWHILE,
+    Diagnosis,
     Plan,
     evaluate,
     in_use,
+    left_share,
     make_plan,
     possible,
 )
 from stepscope.advisor.predict import gain, model_error
+from stepscope.advisor.rediagnosis import facts_after
+from stepscope.advisor.stages import Stages
 from stepscope.advisor.wording import cause_label, duration, share, speedup, speedup_interval
 from stepscope.profiler.format import Profile
 from stepscope.profiler.version import version
@@ -68,8 +74,13 @@ def advise(
     judgements = [judge(rule, facts, thresholds) for rule in knowledge.rules.values()]
     places = places_of(profile)
     findings = _findings(judgements, knowledge, profile, measurement, facts, places)
-    advised = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
-    plan = make_plan(advised, knowledge, profile, measurement, facts)
+    advised = _advised_by(findings)
+
+    def again(stages: Stages) -> Diagnosis:
+        return _diagnosis(knowledge, facts_after(profile, measurement, stages), thresholds)
+
+    plan = make_plan(Diagnosis(facts, advised), again, knowledge, profile, measurement)
+    on = {m.id: m.name for m in knowledge.methods.values() if in_use(m, facts)}
     limit = thresholds.get("healthy_gain", HEALTHY_GAIN)
     best = _best_exact(findings, knowledge)
     return Advice(
@@ -81,13 +92,11 @@ def advise(
         breakdown=_breakdown(measurement),
         plan=plan.steps,
         left=_left(plan),
+        left_share=left_share(plan.after, bottleneck(plan.after)),
+        interplay=interplay(_proposed(plan, findings), {*on}, knowledge),
         findings=findings,
         tempting=_tempting(knowledge, profile, measurement, facts, set(advised)),
-        already_on=[
-            AlreadyOn(method=m.id, title=m.name)
-            for m in knowledge.methods.values()
-            if in_use(m, facts)
-        ],
+        already_on=[AlreadyOn(method=name, title=title) for name, title in on.items()],
         not_fired=[
             NotFired(
                 rule=j.rule.id,
@@ -105,6 +114,34 @@ def advise(
         notes=notes_of(profile, facts),
         environment=environment_of(profile),
     )
+
+
+def _advised_by(findings: list[Finding]) -> dict[str, str]:
+    """Methods that findings offer, alternatives too, each with the first rule that names it."""
+    advised: dict[str, str] = {}
+    for finding in findings:
+        for offered in finding.recommendations if finding.suppressed_by is None else ():
+            for name in (offered.method, *(other.method for other in offered.alternatives)):
+                advised.setdefault(name, finding.rule)
+    return advised
+
+
+def _proposed(plan: Plan, findings: list[Finding]) -> list[str]:
+    """Methods of the plan, then those that findings offer, alternatives left out."""
+    offered = [r.method for f in findings if f.suppressed_by is None for r in f.recommendations]
+    return [*(step.method for step in plan.steps), *offered]
+
+
+def _diagnosis(knowledge: Knowledge, facts: Facts, thresholds: dict[str, float]) -> Diagnosis:
+    """What rules advise for a run with such facts, the largest predicted gain first."""
+    judgements = [judge(rule, facts, thresholds) for rule in knowledge.rules.values()]
+    fired = {j.rule.id: j.rule for j in judgements if j.truth}
+    roots = [rule for rule in fired.values() if not fired.keys() & set(rule.suppressed_by)]
+    advised: dict[str, str] = {}
+    for rule in sorted(roots, key=lambda rule: -float(facts.get(f"gain.{rule.cause}", 0.0))):
+        for name in rule.advise:
+            advised.setdefault(name, rule.id)
+    return Diagnosis(facts, advised)
 
 
 def _breakdown(measurement: Measurement) -> list[CauseShare]:
@@ -140,6 +177,11 @@ def _findings(
         root = next((r for r in rule.suppressed_by if r in fired), None)
         loss = 1 - 1 / (1 + max(0.0, gain(measurement.stages, rule.cause)))
         methods = [knowledge.methods[m] for m in rule.advise]
+        offered = [
+            recommended(method.id)
+            for method in methods
+            if possible(method, facts) and not _loads(method, main)
+        ]
         findings.append(
             Finding(
                 rule=rule.id,
@@ -150,14 +192,10 @@ def _findings(
                 evidence=fill(rule.evidence, facts),
                 why=rule.why,
                 margin=judgement.margin,
-                recommendations=[
-                    recommendation
-                    for method in methods
-                    if possible(method, facts) and not _loads(method, main)
-                    for recommendation in [recommended(method.id)]
-                    if recommendation.predicted is None
-                    or recommendation.predicted.high >= WORTHWHILE
-                ],
+                recommendations=one_of_each(
+                    (r for r in offered if r.predicted is None or r.predicted.high >= WORTHWHILE),
+                    knowledge,
+                ),
                 suppressed_by=root,
                 references=rule.references,
                 places=places.get(rule.cause, []),
@@ -178,13 +216,15 @@ def _loads(method: Method, cause: str) -> bool:
 
 
 def _recommend(method: Method, profile: Profile, measurement: Measurement) -> Recommendation:
-    candidate = evaluate(method, profile, measurement)
     return Recommendation(
         method=method.id,
         title=method.name,
         kind=method.kind,
+        risk=RISKS[method.kind],
         effort=method.effort,
-        predicted=candidate.predicted if candidate else None,
+        predicted=evaluate(method, profile, measurement),
+        factors=factors_of(method, measurement.stages),
+        alternatives=[],
         how_to=method.how_to,
         quality_risk=method.quality_risk,
         when_not=method.when_not,
@@ -291,8 +331,8 @@ def _tempting(
     for method in knowledge.methods.values():
         if not method.tempting or method.id in advised or not possible(method, facts):
             continue
-        candidate = evaluate(method, profile, measurement)
-        if candidate is None or candidate.predicted.high >= 1.05:
+        predicted = evaluate(method, profile, measurement)
+        if predicted is None or predicted.high >= 1.05:
             continue
         relieved = sum(
             interval.share
@@ -305,8 +345,8 @@ def _tempting(
                 title=method.name,
                 reason=(
                     f"what it relieves is {share(relieved)} of the step; predicted "
-                    f"{speedup(candidate.predicted.speedup)}"
-                    + (f" with {candidate.predicted.assumes}" if relieved > 0.05 else "")
+                    f"{speedup(predicted.speedup)}"
+                    + (f" with {predicted.assumes}" if relieved > 0.05 else "")
                 ),
             )
         )

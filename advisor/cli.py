@@ -234,7 +234,7 @@ def _knowledge(
     rules: Sequence[Path], settings: Sequence[str]
 ) -> tuple[Knowledge, dict[str, float]]:
     """Rules and thresholds: built-in, then the project's, then those of the call."""
-    from stepscope.advisor.knowledge import load_knowledge
+    from stepscope.advisor.rule_files import load_knowledge
 
     project = _project()
     knowledge = load_knowledge([*project.rules, *rules])

@@ -7,7 +7,7 @@ does not wait. So the slowdown is the mean of max(1, R / C) over a binomial numb
 
 from __future__ import annotations
 
-from math import comb, log
+from math import exp, lgamma, log, log1p
 from typing import NamedTuple
 
 
@@ -57,13 +57,15 @@ def slowdown(width: float, others: list[Threads], cores: float, foreign: float =
         foreign: runnable threads of other programs, on average.
     """
     alone = max(1.0, width / cores)
+    if width + foreign + sum(group.number * group.width for group in others) <= cores:
+        return 1.0
     spread = [(1.0, width + foreign)]
     for group in others:
+        parts = _in_classes(_binomial(group.number, group.probability))
         spread = [
             (chance * part, runnable + k * group.width)
             for chance, runnable in spread
-            for k, part in enumerate(_binomial(group.number, group.probability))
-            if part > 1e-6
+            for part, k in parts
         ]
     return sum(chance * max(1.0, runnable / cores) for chance, runnable in spread) / alone
 
@@ -90,6 +92,38 @@ _TELLING = 0.02
 _MAX_POWER = 3.0
 
 
-def _binomial(count: int, probability: float) -> list[float]:
+_CLASSES = 12
+"""So many numbers of runnable threads are told apart; of more, neighbours are taken together."""
+_NEVER = 1e-6
+"""A chance below this is none."""
+
+
+def _binomial(count: int, probability: float) -> list[tuple[float, float]]:
+    """Chance of each number that occurs at all."""
     p = min(1.0, max(0.0, probability))
-    return [comb(count, k) * p**k * (1 - p) ** (count - k) for k in range(count + 1)]
+    if count == 0 or p in {0.0, 1.0}:
+        return [(1.0, count * p)]
+    ways = lgamma(count + 1)
+    chances = (
+        (
+            exp(
+                ways - lgamma(k + 1) - lgamma(count - k + 1) + k * log(p) + (count - k) * log1p(-p)
+            ),
+            k,
+        )
+        for k in range(count + 1)
+    )
+    return [(chance, float(k)) for chance, k in chances if chance > _NEVER]
+
+
+def _in_classes(spread: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A spread of numbers with neighbours taken together at their mean, at most `_CLASSES`."""
+    size = -(-len(spread) // _CLASSES)
+    if size == 1:
+        return spread
+    groups = [spread[i : i + size] for i in range(0, len(spread), size)]
+    chances = [sum(chance for chance, _ in group) for group in groups]
+    return [
+        (chance, sum(part * k for part, k in group) / chance)
+        for chance, group in zip(chances, groups, strict=True)
+    ]

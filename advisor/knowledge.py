@@ -1,33 +1,27 @@
-"""Rules and methods as types: what a YAML file under `rules/` may say, and how it is read.
+"""Rules and methods as types: what a YAML file under `rules/` may say.
 
 A detection rule compares facts with named thresholds; a method says what relieves a cause and
-which predictor estimates its gain. There is no `eval`: a condition is a tree of comparisons.
+which predictor estimates its gain; a combination says how methods go together. There is no
+`eval`: a condition is a tree of comparisons.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Container, Iterator
-from difflib import get_close_matches
-from importlib.resources import files
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
-import msgspec
-import yaml
 from msgspec import Struct, field
 
-from stepscope.advisor.causes import CAUSES
-from stepscope.advisor.fact_names import fact_name
+from stepscope.advisor.advice import Effort, Kind, Relation
 
 if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
+    from stepscope.advisor.rule_source import Source
 
 Value = bool | int | float | str
 Draft = dict[str, Value | None]
 """Facts while they are gathered, by name; None was not measured."""
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+Provenance = Literal["P", "S", "M", "F", "D"]
+"""Paper, stored source, memory, field knowledge, derived."""
 
 
 class KnowledgeError(Exception):
@@ -142,8 +136,7 @@ class Effect(Struct, forbid_unknown_fields=True):
 
     text: str
     source: str
-    provenance: Literal["P", "S", "M", "F", "D"]
-    """Paper, stored source, memory, field knowledge, derived."""
+    provenance: Provenance
 
 
 class Citation(Struct, forbid_unknown_fields=True):
@@ -152,6 +145,14 @@ class Citation(Struct, forbid_unknown_fields=True):
     title: str
     arxiv: str | None = None
     url: str | None = None
+
+
+class Cost(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What a method does to the two factors of training time: time per step, number of steps."""
+
+    step: Literal["shorter", "as long", "longer"]
+    steps: Literal["fewer", "as many", "more"]
+    """To the same quality."""
 
 
 class Method(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -163,17 +164,20 @@ class Method(Struct, forbid_unknown_fields=True, kw_only=True):
     component: Literal["function", "data", "optimization", "systems"]
     subcomponent: str
     actions: list[Literal["remove", "restrict", "reorder", "replace", "retrofit"]]
-    kind: Literal["exact", "numerics", "algorithmic"]
+    kind: Kind
     """`exact` leaves the mathematics alone, `numerics` changes rounding, else `algorithmic`."""
     summary: str
     helps: list[str]
     loads: list[str] = []
     """Causes that get worse: not proposed while one of them is the bottleneck."""
+    cost: Cost | None = None
+    """Of an algorithmic method; any other changes the time of a step and no number of steps."""
     requires: Condition | None = None
     """Must hold for the method to be possible here; an absent fact does not forbid it."""
     already_on: Condition | None = None
     """Holds where the program does it already."""
     conflicts_with: list[str] = []
+    """Methods that make no sense beside it; said on one side, it holds on both."""
     outside: bool = False
     """Acts on the machine, not on the program: no part of the plan, no fault of the run."""
     tempting: bool = False
@@ -182,48 +186,57 @@ class Method(Struct, forbid_unknown_fields=True, kw_only=True):
     how_to: str
     """Python that runs."""
     try_command: str | None = None
-    effort: Literal["minutes", "hours", "days"]
+    effort: Effort
     quality_risk: str
     when_not: str
     effect: Effect
     citations: list[Citation] = []
-    provenance: Literal["P", "S", "M", "F", "D"]
+    provenance: Provenance
 
 
-class Source(NamedTuple):
-    """What an entry was read from."""
+class Combination(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What happens when methods are used together."""
 
-    file: Traversable
-    text: str
-
-    def error(self, line: int, message: str) -> KnowledgeError:
-        """An error that names the place."""
-        return KnowledgeError(message, str(self.file), line)
-
-    def wrong(self, key: str, message: str, name: str = "") -> KnowledgeError:
-        """An error about `name` under `key`, a path such as `when.all[0].op`."""
-        begin = self.line_of(key)
-        lines = self.text.splitlines()[begin - 1 :]
-        offset = next((i for i, line in enumerate(lines) if name in line), 0)
-        return self.error(begin + offset, f"`{key}`: {message}")
-
-    def line_of(self, path: str) -> int:
-        """The line on which the key that `path` names stands, or the nearest one above it."""
-        return _line_of(self.tree(), path)
-
-    def tree(self) -> yaml.Node | None:
-        """The document with the place of every key and value in it."""
-        node: yaml.Node | None = yaml.compose(self.text, Loader=_Loader)
-        return node
+    id: str
+    title: str
+    relation: Relation
+    """`exclusive`: they do the same job, so only the best is proposed; `overlapping`: together
+    they gain less than the product; `ordered`: methods first, then partners; `paired`: each makes
+    room for the other; `harmful`: a method spoils a partner."""
+    methods: list[str]
+    partners: list[str] = []
+    """Unless empty, it holds between each of `methods` and each of these, else among `methods`."""
+    why: str
+    source: str
+    provenance: Provenance
 
 
 class Knowledge(Struct):
-    """All rules and methods, by id, in the order of their files."""
+    """All rules, methods and combinations, by id, in the order of their files."""
 
     rules: dict[str, Rule]
     methods: dict[str, Method]
+    combinations: dict[str, Combination] = {}
     sources: dict[str, Source] = {}
     """Where each was read from."""
+
+    def __post_init__(self) -> None:
+        """See to it that who is excluded excludes in turn."""
+        for method in self.methods.values():
+            for name in method.conflicts_with:
+                other = self.methods.get(name)
+                if other is not None and method.id not in other.conflicts_with:
+                    other.conflicts_with = [*other.conflicts_with, method.id]
+
+    def rivals(self, method: str) -> list[str]:
+        """Methods that do the same job as `method`."""
+        groups = [c.methods for c in self.combinations.values() if c.relation == "exclusive"]
+        found = (name for group in groups if method in group for name in group)
+        return [name for name in dict.fromkeys(found) if name != method]
+
+    def excluded(self, method: str) -> set[str]:
+        """Methods that are out of the question once `method` is taken."""
+        return {method, *self.methods[method].conflicts_with, *self.rivals(method)}
 
     def threshold_names(self) -> set[str]:
         """Every name that `--set` accepts."""
@@ -232,173 +245,10 @@ class Knowledge(Struct):
 
 def thresholds_like(name: str, known: set[str]) -> str:
     """What there is instead of a threshold that does not exist, in words."""
+    from difflib import get_close_matches  # noqa: PLC0415  # only a mistake needs it
+
     near = get_close_matches(name, sorted(known), n=5, cutoff=0.0)
     return (
         f"there are {', '.join(near)} and {len(known) - len(near)} others, which "
         "`advise rules explain RULE` shows"
     )
-
-
-def load_knowledge(extra: list[Path] | None = None) -> Knowledge:
-    """Read the built-in files and those of `extra` folders (`detect/` and `methods/` inside).
-
-    A file of a later folder replaces an earlier one of the same id.
-
-    Raises:
-        KnowledgeError: a file does not parse, does not fit, or names an unknown cause or method.
-    """
-    roots: list[Traversable] = [built_in(), *(extra or [])]
-    for root in roots[1:]:
-        if not root.is_dir():
-            raise KnowledgeError(f"{root}: no such directory of rules")
-    rules = {entry.id: (entry, s) for root in roots for entry, s in _read_all(root, Rule)}
-    methods = {entry.id: (entry, s) for root in roots for entry, s in _read_all(root, Method)}
-    knowledge = Knowledge(
-        rules={name: rule for name, (rule, _) in rules.items()},
-        methods={name: method for name, (method, _) in methods.items()},
-        sources={name: source for name, (_, source) in [*rules.items(), *methods.items()]},
-    )
-    of_rules = (check_rule(rule, source, knowledge) for rule, source in rules.values())
-    of_methods = (check_method(method, source, knowledge) for method, source in methods.values())
-    error = next(chain.from_iterable(chain(of_rules, of_methods)), None)
-    if error:
-        raise error
-    return knowledge
-
-
-def built_in() -> Traversable:
-    """The folder of the rules and methods that come with stepscope."""
-    return files("stepscope.rules")
-
-
-_Entry = TypeVar("_Entry", Rule, Method)
-FOLDERS: dict[type[Rule | Method], str] = {Rule: "detect", Method: "methods"}
-"""Where in a folder of rules the files of each kind lie, in folders of their own choice."""
-
-
-def _read_all(root: Traversable, kind: type[_Entry]) -> Iterator[tuple[_Entry, Source]]:
-    return (read_entry(file, kind) for file in entry_files(root, kind))
-
-
-def entry_files(root: Traversable, kind: type[Rule | Method]) -> Iterator[Traversable]:
-    """The files of one kind in a folder of rules, in order."""
-    folder = root / FOLDERS[kind]
-    if not folder.is_dir():
-        return
-    for group in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if group.is_dir():
-            for file in sorted(group.iterdir(), key=lambda entry: entry.name):
-                if file.name.endswith(".yaml"):
-                    yield file
-
-
-def read_entry(file: Traversable, kind: type[_Entry]) -> tuple[_Entry, Source]:
-    """Read one rule or method; the names in it may still be unknown.
-
-    Raises:
-        KnowledgeError: the file does not parse, or does not fit its kind.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise KnowledgeError(f"cannot be read as UTF-8 text: {error}", str(file)) from None
-    source = Source(file, text)
-    try:
-        entry = msgspec.convert(yaml.load(text, Loader=_Loader), type=kind)  # safe
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise source.error(line, f"is not YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise source.error(1, f"is not YAML: {error}") from None
-    except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at `")
-        path = place.rstrip("`").removeprefix("$").lstrip(".")
-        where = f"`{path}`: " if path else ""
-        unknown = _UNKNOWN_KEY.search(message)
-        line = source.line_of(f"{path}.{unknown[1]}".lstrip(".") if unknown else path)
-        raise source.error(line, where + message) from None
-    if entry.id != file.name.removesuffix(".yaml"):
-        raise source.wrong("id", f"is {entry.id!r}, the file name says otherwise")
-    return entry, source
-
-
-_UNKNOWN_KEY = re.compile(r"unknown field `(.+)`")
-
-
-def _line_of(node: yaml.Node | None, path: str) -> int:
-    line = 1
-    for part in path.replace("[", ".[").split("."):
-        if isinstance(node, yaml.SequenceNode) and part.startswith("["):
-            index = part.strip("[]")
-            if not index.isdigit() or int(index) >= len(node.value):
-                break
-            node = node.value[int(index)]
-        elif isinstance(node, yaml.MappingNode):
-            match = [pair for pair in node.value if pair[0].value == part]
-            if not match:
-                break
-            line = match[0][0].start_mark.line + 1
-            node = match[0][1]
-        else:
-            break
-        line = max(line, node.start_mark.line + 1) if part.startswith("[") else line
-    return int(line)
-
-
-def check_rule(rule: Rule, source: Source, knowledge: Knowledge) -> Iterator[KnowledgeError]:
-    """What keeps a rule from being used."""
-    yield from _unknown(source, "cause", [rule.cause], CAUSES)
-    yield from _unknown(source, "advise", rule.advise, knowledge.methods)
-    yield from _unknown(source, "suppressed_by", rule.suppressed_by, knowledge.rules)
-    for leaf in rule.when.comparisons():
-        if leaf.threshold is not None:
-            yield from _unknown(source, "when", [leaf.threshold], rule.thresholds)
-        yield from _wrong_in(leaf, source, "when")
-
-
-def check_method(method: Method, source: Source, knowledge: Knowledge) -> Iterator[KnowledgeError]:
-    """What keeps a method from being used."""
-    yield from _unknown(source, "helps", method.helps, CAUSES)
-    yield from _unknown(source, "loads", method.loads, CAUSES)
-    yield from _unknown(source, "predictor", method.predictor.causes, CAUSES)
-    yield from _unknown(source, "conflicts_with", method.conflicts_with, knowledge.methods)
-    conditions = {"requires": method.requires, "already_on": method.already_on}
-    for key, condition in conditions.items():
-        for leaf in condition.comparisons() if condition else ():
-            if leaf.threshold is not None:
-                yield source.wrong(key, "a method has no thresholds", leaf.threshold)
-            else:
-                yield from _wrong_in(leaf, source, key)
-
-
-def _unknown(
-    source: Source, key: str, names: list[str], known: Container[str]
-) -> Iterator[KnowledgeError]:
-    for name in names:
-        if name not in known:
-            yield source.wrong(key, f"{name!r} does not exist", name)
-
-
-def _wrong_in(leaf: Condition, source: Source, key: str) -> Iterator[KnowledgeError]:
-    """Facts that do not exist, else values that cannot be compared."""
-    assert leaf.fact is not None
-    names = [name for name in (leaf.fact, leaf.other) if name is not None]
-    unknown = [name for name in names if fact_name(name) is None]
-    for name in unknown:
-        yield source.wrong(key, f"no fact is called {name!r}", name)
-    if unknown:
-        return
-    left = _kind_of(leaf.fact)
-    right: type[Value | None] = float if leaf.threshold is not None else type(leaf.value)
-    if leaf.other is not None:
-        right = _kind_of(leaf.other)
-    if left is not (float if right is int else right):
-        yield source.wrong(key, f"{leaf.fact} is compared with another type", leaf.fact)
-    if left is not float and leaf.op not in ("==", "!="):
-        yield source.wrong(key, f"{leaf.fact} has no order, so not `{leaf.op}`", leaf.fact)
-
-
-def _kind_of(name: str) -> type[Value | None]:
-    known = fact_name(name)
-    kinds: dict[str, type[Value | None]] = {"flag": bool, "text": str}
-    return kinds.get(known.unit, float) if known else str

@@ -11,19 +11,10 @@ import yaml
 
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fact_names import fact_name
-from stepscope.advisor.knowledge import (
-    FOLDERS,
-    Knowledge,
-    KnowledgeError,
-    Method,
-    Rule,
-    Source,
-    Value,
-    check_method,
-    check_rule,
-    entry_files,
-    read_entry,
-)
+from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method, Rule, Value
+from stepscope.advisor.rule_checks import check_method, check_rule
+from stepscope.advisor.rule_files import FOLDERS, entry_files, read_entry
+from stepscope.advisor.rule_source import Source
 from stepscope.advisor.wording import plural
 
 if TYPE_CHECKING:
@@ -74,7 +65,7 @@ def lint(folder: Traversable, beside: Knowledge) -> Report:
     if not folder.is_dir():
         raise KnowledgeError(f"{folder}: no such directory of rules")
     if not any((folder / name).is_dir() for name in FOLDERS.values()):
-        raise KnowledgeError(f"{folder}: has neither {' nor '.join(FOLDERS.values())} inside")
+        raise KnowledgeError(f"{folder}: has none of {', '.join(FOLDERS.values())} inside")
     rules, unread = _read(folder, Rule)
     methods, unread_methods = _read(folder, Method)
     knowledge = Knowledge(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from stepscope.advisor.advice import PlanStep, Prediction
+from stepscope.advisor.advice import RISKS, Alternative, PlanStep, Prediction
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.engine import holds
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement
-from stepscope.advisor.predict import Change, Outcome, outcome, predict
+from stepscope.advisor.predict import Change, Outcome, gain, outcome, predict, ratio
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile
 
@@ -23,11 +24,19 @@ _ORDER = {"exact": 0, "numerics": 1, "algorithmic": 2}
 
 
 class Candidate(NamedTuple):
-    """A method with its effect on this profile."""
+    """A method with what it does to the stages, and the speedup that follows."""
 
     method: Method
     outcome: Outcome
-    predicted: Prediction
+    speedup: float
+
+
+class Diagnosis(NamedTuple):
+    """What a run, as it is or as it would be, calls for."""
+
+    facts: Facts
+    advised_by: dict[str, str]
+    """Methods that rules advise, each with the id of the first such rule; best rules first."""
 
 
 class Plan(NamedTuple):
@@ -49,87 +58,131 @@ def in_use(method: Method, facts: Facts) -> bool:
 
 
 def make_plan(
-    methods: list[str],
+    first: Diagnosis,
+    again: Callable[[Stages], Diagnosis],
     knowledge: Knowledge,
     profile: Profile,
     measurement: Measurement,
-    facts: Facts,
 ) -> Plan:
     """Take the best method, apply it to the stages, diagnose again; until little is left.
 
     Args:
-        methods: ids of candidate methods, advised by the rules that fired.
+        first: of the run as it was measured.
+        again: diagnoses the run as it would be with other stages.
         knowledge: the catalogue.
         profile: the run.
         measurement: its stages.
-        facts: its facts.
     """
-    state: Change = _unchanged
-    cumulative = 1.0
+    done = Outcome(_remembered(_unchanged), "")
+    facts, advised_by = first
     steps: list[PlanStep] = []
-    left = [knowledge.methods[name] for name in dict.fromkeys(methods)]
+    taken: list[Method] = []
     while len(steps) < MAX_STEPS:
-        best = _best(left, profile, measurement, facts, state)
-        if best is None:
+        methods = [knowledge.methods[name] for name in advised_by]
+        candidates = _candidates(methods, profile, facts, done.likely(measurement.stages))
+        if not candidates:
             break
-        state = _then(state, best.outcome.likely)
-        after = state(measurement.stages)
-        cumulative *= best.predicted.speedup
+        best = _best(candidates)
+        before, done = done.likely, _both(done, best.outcome)
+        after = done.likely(measurement.stages)
+        whole = predict(done, _unchanged, measurement)
+        next_cause = bottleneck(after)
         steps.append(
             PlanStep(
                 method=best.method.id,
                 title=best.method.name,
                 kind=best.method.kind,
-                predicted=best.predicted,
-                cumulative=cumulative,
+                risk=RISKS[best.method.kind],
+                effort=best.method.effort,
+                rule=advised_by[best.method.id],
+                how_to=best.method.how_to,
+                predicted=predict(best.outcome, before, measurement),
+                kappa=best.speedup / _alone(best.method, profile, measurement.stages),
+                cumulative=whole.speedup,
+                cumulative_low=whole.low,
+                cumulative_high=whole.high,
                 measured=None,
-                next_cause=bottleneck(after),
+                next_cause=next_cause,
+                left_share=left_share(after, next_cause),
+                alternatives=[
+                    Alternative(
+                        method=other.method.id,
+                        title=other.method.name,
+                        predicted=predict(other.outcome, before, measurement),
+                    )
+                    for other in _alternatives(best, candidates, knowledge)
+                ],
             )
         )
-        taken = {best.method.id, *best.method.conflicts_with}
-        left = [
-            m
-            for m in left
-            if m.id not in taken
-            and best.method.id not in m.conflicts_with
-            and not _same_remedy(m, best.method)
-        ]
-    return Plan(steps, state(measurement.stages))
+        taken.append(best.method)
+        facts, more = again(after)
+        advised_by = {
+            name: rule
+            for name, rule in {**more, **advised_by}.items()
+            if not _ruled_out(knowledge.methods[name], taken, knowledge)
+        }
+    return Plan(steps, done.likely(measurement.stages))
 
 
-def evaluate(
-    method: Method, profile: Profile, measurement: Measurement, state: Change | None = None
-) -> Candidate | None:
-    """A method with its prediction, on top of what `state` changes; None without a predictor."""
-    state = state or _unchanged
-    change = outcome(method.predictor, profile, state(measurement.stages))
-    if change is None:
-        return None
-    return Candidate(method, change, predict(change, state, measurement))
+def left_share(stages: Stages, cause: str) -> float:
+    """Part of a step that would go if `cause` were gone: all that is left to gain there."""
+    return 1 - 1 / (1 + max(0.0, gain(stages, cause)))
 
 
-def _best(
-    methods: list[Method],
-    profile: Profile,
-    measurement: Measurement,
-    facts: Facts,
-    state: Change,
-) -> Candidate | None:
+def evaluate(method: Method, profile: Profile, measurement: Measurement) -> Prediction | None:
+    """Speedup by a method, applied to the run as it is; None without a predictor."""
+    change = outcome(method.predictor, profile, measurement.stages)
+    return None if change is None else predict(change, _unchanged, measurement)
+
+
+def _candidates(
+    methods: list[Method], profile: Profile, facts: Facts, stages: Stages
+) -> list[Candidate]:
+    """Methods that are possible and worthwhile as things are."""
+    now = bottleneck(stages)
+    found = []
+    for method in methods:
+        if method.outside or now in method.loads or not possible(method, facts):
+            continue
+        change = outcome(method.predictor, profile, stages)
+        if change is not None:
+            found.append(Candidate(method, change, ratio(stages, change.likely(stages))))
+    return [candidate for candidate in found if candidate.speedup >= WORTHWHILE]
+
+
+def _best(candidates: list[Candidate]) -> Candidate:
     """The candidate with the largest gain; exact before numerics before algorithmic at equals."""
-    now = bottleneck(state(measurement.stages))
-    candidates = [
-        candidate
-        for method in methods
-        if not method.outside and possible(method, facts) and now not in method.loads
-        for candidate in [evaluate(method, profile, measurement, state)]
-        if candidate is not None and candidate.predicted.speedup >= WORTHWHILE
-    ]
-    if not candidates:
-        return None
-    top = max(c.predicted.speedup for c in candidates)
-    equal = [c for c in candidates if c.predicted.speedup * EQUAL >= top]
-    # Among equals the rule's own order decides, which is the order of `methods`.
+    top = max(c.speedup for c in candidates)
+    equal = [c for c in candidates if c.speedup * EQUAL >= top]
+    # Among equals the rule's own order decides, which is the order of the candidates.
     return min(equal, key=lambda c: _ORDER[c.method.kind])
+
+
+def _alternatives(
+    best: Candidate, candidates: list[Candidate], knowledge: Knowledge
+) -> list[Candidate]:
+    """The candidates that do what the best one does, the next best first."""
+    rivals = knowledge.rivals(best.method.id)
+    same = [
+        candidate
+        for candidate in candidates
+        if candidate.method.id in rivals
+        or (candidate is not best and _same_remedy(candidate.method, best.method))
+    ]
+    return sorted(same, key=lambda candidate: -candidate.speedup)
+
+
+def _alone(method: Method, profile: Profile, stages: Stages) -> float:
+    """Speedup by a method of the run as it was measured; 1 where it would have been none."""
+    change = outcome(method.predictor, profile, stages)
+    return 1.0 if change is None else ratio(stages, change.likely(stages))
+
+
+def _ruled_out(method: Method, taken: list[Method], knowledge: Knowledge) -> bool:
+    """Whether what was taken leaves no place for a method."""
+    return any(
+        method.id in knowledge.excluded(other.id) or _same_remedy(method, other) for other in taken
+    )
 
 
 def _same_remedy(one: Method, other: Method) -> bool:
@@ -142,5 +195,28 @@ def _unchanged(stages: Stages) -> Stages:
     return stages
 
 
+def _both(first: Outcome, second: Outcome) -> Outcome:
+    """One change after another, with the best and the worst case of both."""
+    return Outcome(
+        _then(first.likely, second.likely),
+        second.assumes,
+        best=_then(first.best, second.best),
+        worst=_then(first.worst, second.worst),
+        bound=first.bound or second.bound,
+    )
+
+
 def _then(first: Change, second: Change) -> Change:
-    return lambda stages: second(first(stages))
+    return _remembered(lambda stages: second(first(stages)))
+
+
+def _remembered(change: Change) -> Change:
+    """The same change, worked out once for each of the stages: every step builds on the last."""
+    known: dict[int, tuple[Stages, Stages]] = {}
+
+    def remembered(stages: Stages) -> Stages:
+        if id(stages) not in known:
+            known[id(stages)] = stages, change(stages)  # both are kept, so an id stays its own
+        return known[id(stages)][1]
+
+    return remembered

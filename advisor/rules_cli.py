@@ -102,8 +102,9 @@ def lint_command(folder: Path | None) -> None:
     Prints `file:line: key: what is wrong`. Exit status 2 if there is an error; a note is none.
     """
     from stepscope.advisor.cli import _fail, _project
-    from stepscope.advisor.knowledge import Knowledge, KnowledgeError, built_in, load_knowledge
+    from stepscope.advisor.knowledge import Knowledge, KnowledgeError
     from stepscope.advisor.lint import lint
+    from stepscope.advisor.rule_files import built_in, load_knowledge
     from stepscope.advisor.wording import plural
 
     try:
@@ -160,8 +161,9 @@ def test_command(folder: Path | None) -> None:
 def new_command(kind: Literal["rule", "method"], name: str, folder: Path | None) -> None:
     """Write a file to begin a rule or a method with; it says what is left to decide."""
     from stepscope.advisor.cli import _fail, _project
-    from stepscope.advisor.knowledge import FOLDERS, KnowledgeError, Method, Rule, load_knowledge
+    from stepscope.advisor.knowledge import KnowledgeError, Method, Rule
     from stepscope.advisor.lint import ID
+    from stepscope.advisor.rule_files import FOLDERS, load_knowledge
     from stepscope.advisor.rule_stubs import method_stub, rule_stub
 
     if not ID.fullmatch(name):
@@ -208,7 +210,8 @@ def docs_command(folder: Path, folders: tuple[Path, ...]) -> None:
 
 def _knowledge(folders: tuple[Path, ...]) -> Knowledge:
     from stepscope.advisor.cli import _fail, _project
-    from stepscope.advisor.knowledge import KnowledgeError, load_knowledge
+    from stepscope.advisor.knowledge import KnowledgeError
+    from stepscope.advisor.rule_files import load_knowledge
 
     try:
         return load_knowledge([*_project().rules, *folders])

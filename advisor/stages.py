@@ -332,10 +332,27 @@ class Stages:
 
         Up to four per usable core are considered: workers that wait for storage need no core.
         """
-        candidates = range(max(8, int(4 * self.cores)) + 1)
+        return self._best_workers
+
+    @cached_property
+    def _best_workers(self) -> int:
+        most = max(8, int(4 * self.cores))
+        candidates = sorted({*range(min(_EACH, most) + 1), *_sparse(most)})
         seconds = {workers: self.with_workers(workers).seconds() for workers in candidates}
         best = min(seconds.values())
         return next(w for w in candidates if seconds[w] <= 1.03 * best)
+
+
+_EACH, _SPARSE = 16, 1.1
+"""So many workers are tried one by one; of more, each number a tenth larger than the last."""
+
+
+def _sparse(most: int) -> set[int]:
+    numbers, number = {most}, float(_EACH)
+    while number < most:
+        numbers.add(int(number))
+        number *= _SPARSE
+    return numbers
 
 
 def _scaled(stage: Seconds, cause: str, k: float) -> Seconds:

@@ -15,9 +15,9 @@ from rich.table import Table
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.advise import advise
 from stepscope.advisor.bottleneck import bottleneck
-from stepscope.advisor.knowledge import load_knowledge
 from stepscope.advisor.measure import measure
 from stepscope.advisor.predict import Outcome, predict
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.storage import load
 
 RESAMPLES = 1000

@@ -11,8 +11,11 @@ from typing import Any
 from stepscope.advisor.advice import (
     Advice,
     AlreadyOn,
+    Alternative,
     CauseShare,
+    Factors,
     Finding,
+    Interplay,
     Measured,
     NotFired,
     NotMeasured,
@@ -84,8 +87,11 @@ def a_recommendation(**changes: Any) -> Recommendation:
         "method": "more-workers",
         "title": "Use 6 loader workers instead of 2",
         "kind": "exact",
+        "risk": "bitwise-neutral",
         "effort": "minutes",
         "predicted": a_prediction(),
+        "factors": None,
+        "alternatives": [],
         "how_to": (
             "loader = DataLoader(\n    dataset,\n    batch_size=64,\n    num_workers=6,\n"
             "    persistent_workers=True,\n)\n"
@@ -168,6 +174,7 @@ def _findings() -> list[Finding]:
         method="autocast-bf16",
         title="Run forward in bfloat16 autocast",
         kind="numerics",
+        risk="numerics",
         predicted=a_prediction(
             speedup=1.21, low=1.12, high=1.3, assumes="matrix products speed up"
         ),
@@ -179,8 +186,15 @@ def _findings() -> list[Finding]:
         method="progressive-resizing",
         title="Train on smaller images first",
         kind="algorithmic",
+        risk="training dynamics",
         effort="days",
         predicted=None,
+        factors=Factors(
+            step="shorter", step_speedup_at_most=1.38, free_share=None, steps="as many"
+        ),
+        alternatives=[
+            Alternative(method="low-resolution", title="Train on small images", predicted=None)
+        ],
         effect_provenance="S",
         effect="1.3x to 1.5x on ImageNet with ResNet-50.",
         effect_source="Composer method card",
@@ -213,19 +227,43 @@ def _plan() -> list[PlanStep]:
             method="more-workers",
             title="Use 6 loader workers instead of 2",
             kind="exact",
+            risk="bitwise-neutral",
+            effort="minutes",
+            rule="too-few-workers",
+            how_to="loader = DataLoader(dataset, num_workers=6)\n",
             predicted=a_prediction(),
+            kappa=1.0,
             cumulative=1.84,
+            cumulative_low=1.62,
+            cumulative_high=2.05,
             measured=Measured(speedup=1.79, low=1.71, high=1.86),
             next_cause="compute.arithmetic",
+            left_share=0.42,
+            alternatives=[],
         ),
         PlanStep(
             method="autocast-bf16",
             title="Run forward in bfloat16 autocast",
             kind="numerics",
+            risk="numerics",
+            effort="hours",
+            rule="fp32-arithmetic",
+            how_to="with torch.autocast('cpu', dtype=torch.bfloat16):\n    loss = model(x)\n",
             predicted=a_prediction(speedup=1.21, low=1.12, high=1.3, assumes="products speed up"),
+            kappa=1.1,
             cumulative=2.23,
+            cumulative_low=1.85,
+            cumulative_high=2.6,
             measured=None,
             next_cause="compute.optimizer",
+            left_share=0.12,
+            alternatives=[
+                Alternative(
+                    method="eight-bits",
+                    title="Compute with eight bits",
+                    predicted=a_prediction(speedup=1.1, low=0.9, high=1.4, basis="bound"),
+                )
+            ],
         ),
     ]
 
@@ -258,6 +296,17 @@ def an_advice(**changes: Any) -> Advice:
         "breakdown": _breakdown(),
         "plan": _plan(),
         "left": "After these steps forward and backward arithmetic takes 60 % of the step.",
+        "left_share": 0.12,
+        "interplay": [
+            Interplay(
+                relation="overlapping",
+                title="Methods that compute with fewer bits",
+                methods=["autocast-bf16", "eight-bits"],
+                partners=[],
+                why="What sixteen bits have saved, eight do not save again.",
+                source="pipeline model",
+            )
+        ],
         "findings": _findings(),
         "tempting": [
             Useless(

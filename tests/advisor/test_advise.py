@@ -22,8 +22,8 @@ from stepscope.advisor import html, markdown
 from stepscope.advisor.advice import SCHEMA, Advice, json_schema
 from stepscope.advisor.advise import advise
 from stepscope.advisor.causes import CAUSES
-from stepscope.advisor.knowledge import load_knowledge
 from stepscope.advisor.measure import NoStepsError
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.format import Profile, Run
 
 KNOWLEDGE = load_knowledge()

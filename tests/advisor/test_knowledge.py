@@ -14,17 +14,10 @@ from stepscope.advisor.causes import CATEGORIES, CAUSES
 from stepscope.advisor.engine import fill
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.fixtures import Fixture, fixtures_of
-from stepscope.advisor.knowledge import (
-    Condition,
-    Knowledge,
-    KnowledgeError,
-    Predictor,
-    Rule,
-    built_in,
-    load_knowledge,
-)
+from stepscope.advisor.knowledge import Condition, Knowledge, KnowledgeError, Predictor, Rule
 from stepscope.advisor.lint import lint
 from stepscope.advisor.predict import PREDICTORS
+from stepscope.advisor.rule_files import built_in, load_knowledge
 
 KNOWLEDGE = load_knowledge()
 ROOT = Path(str(files("stepscope.rules")))
@@ -88,7 +81,8 @@ def test_the_five_actions_and_all_components_occur() -> None:
 def test_every_file_is_loaded_once() -> None:
     names = [path.stem for path in ROOT.rglob("*.yaml")]
 
-    assert sorted(names) == sorted([*KNOWLEDGE.rules, *KNOWLEDGE.methods])
+    known = [*KNOWLEDGE.rules, *KNOWLEDGE.methods, *KNOWLEDGE.combinations]
+    assert sorted(names) == sorted(known)
     assert {path.suffix for path in ROOT.rglob("*") if path.is_file()} <= {
         ".yaml",
         ".py",
@@ -186,7 +180,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         ("kind: exact", "kind: magic", "kind:", "kind"),
         ("helps:", "helps:\n  - data_loading.luck", "data_loading.luck", "helps"),
         ("loads: [", "loads: [memory.luck, ", "memory.luck", "loads"),
-        ("conflicts_with: [", "conflicts_with: [sy-none, ", "sy-none", "conflicts_with"),
+        ("tempting:", "conflicts_with: [sy-none]\ntempting:", "sy-none", "conflicts_with"),
         (
             "tempting:",
             "requires: {fact: no.fact, op: '>', value: 1}\ntempting:",

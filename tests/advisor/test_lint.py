@@ -6,8 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from stepscope.advisor.cli import cli
-from stepscope.advisor.knowledge import Knowledge, KnowledgeError, built_in, load_knowledge
+from stepscope.advisor.knowledge import Knowledge, KnowledgeError
 from stepscope.advisor.lint import Problem, lint
+from stepscope.advisor.rule_files import built_in, load_knowledge
 from stepscope.advisor.rule_stubs import method_stub, rule_stub
 
 KNOWLEDGE = load_knowledge()
@@ -374,7 +375,7 @@ def test_files_that_are_no_rules_are_errors_like_others(content: bytes, tmp_path
 
 
 def test_a_folder_without_rules_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(KnowledgeError, match="has neither detect nor methods inside"):
+    with pytest.raises(KnowledgeError, match="has none of detect, methods, combinations inside"):
         lint(tmp_path, KNOWLEDGE)
     with pytest.raises(KnowledgeError, match="no such directory"):
         lint(tmp_path / "none", KNOWLEDGE)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "peer-rules.md").read_text(encoding="utf-8")
 RULES = load_knowledge().rules

@@ -6,8 +6,15 @@ import pytest
 from builders import a_measurement, a_method, a_run, some_knowledge, some_stages
 
 from stepscope.advisor.facts import Facts
-from stepscope.advisor.knowledge import Condition, Method
-from stepscope.advisor.plan import MAX_STEPS, Plan, in_use, make_plan, possible
+from stepscope.advisor.knowledge import Combination, Condition, Method
+from stepscope.advisor.plan import (
+    MAX_STEPS,
+    Diagnosis,
+    Plan,
+    in_use,
+    make_plan,
+    possible,
+)
 from stepscope.advisor.stages import Stages
 
 A, B, C = "host.logging", "host.gc", "host.checkpoint"
@@ -22,12 +29,14 @@ def a_loop(**seconds: float) -> Stages:
 
 
 def plan(*methods: Method, stages: Stages | None = None, facts: Facts | None = None) -> Plan:
+    """Of methods that rules advise before the first step and after each."""
+    always = Diagnosis(facts or {}, {method.id: "a_rule" for method in methods})
     return make_plan(
-        [method.id for method in methods],
+        always,
+        lambda _: always,
         some_knowledge(*methods),
         PROFILE,
         a_measurement(stages or a_loop()),
-        facts or {},
     )
 
 
@@ -156,11 +165,90 @@ def test_without_methods_the_plan_is_empty_and_nothing_changes() -> None:
     assert found.after == a_loop()
 
 
-def test_a_method_advised_twice_is_taken_once() -> None:
-    method = a_method("a", "rarer", A)
-    found = make_plan(["a", "a"], some_knowledge(method), PROFILE, a_measurement(a_loop()), {})
+def test_a_method_is_taken_once() -> None:
+    assert taken(a_method("a", "rarer", A)) == ["a"]
 
-    assert [step.method for step in found.steps] == ["a"]
+
+def test_what_a_later_bottleneck_calls_for_is_taken_then() -> None:
+    knowledge = some_knowledge(a_method("a", "remove", A), a_method("b", "remove", B))
+    calls = []
+
+    def again(stages: Stages) -> Diagnosis:
+        calls.append(stages)
+        return Diagnosis({}, {"b": "sees_it_only_now"})
+
+    first = Diagnosis({}, {"a": "sees_it_at_once"})
+    steps = make_plan(first, again, knowledge, PROFILE, a_measurement(a_loop())).steps
+
+    assert [(s.method, s.rule) for s in steps] == [
+        ("a", "sees_it_at_once"),
+        ("b", "sees_it_only_now"),
+    ]
+    assert A not in calls[0].cause_seconds()
+
+
+def test_a_step_says_what_the_steps_before_it_have_left_of_it() -> None:
+    steps = plan(a_method("a", "remove", A), a_method("b", "remove", B)).steps
+
+    assert steps[0].kappa == pytest.approx(1)
+    # Alone, b makes 20 s into 14; after a, 10 into 4.
+    assert steps[1].kappa == pytest.approx((10 / 4) / (20 / 14))
+
+
+def test_the_interval_of_all_steps_is_that_of_the_whole_change() -> None:
+    steps = plan(a_method("a", "remove", A), a_method("b", "at_most", B)).steps
+
+    assert steps[0].cumulative_low == pytest.approx(steps[0].predicted.low)
+    assert steps[1].cumulative == pytest.approx(20 / 7)
+    # At worst b gains nothing, at best everything; the model's own error comes on top.
+    assert steps[1].cumulative_low < 20 / 10
+    assert steps[1].cumulative_high > 20 / 4
+
+
+def test_each_step_says_how_much_is_left_at_most() -> None:
+    steps = plan(a_method("a", "remove", A), a_method("b", "remove", B)).steps
+
+    assert steps[0].left_share == pytest.approx(6 / 10)
+    assert steps[1].left_share == pytest.approx(1)
+
+
+def test_of_methods_that_do_the_same_job_the_best_is_taken_and_the_others_named() -> None:
+    methods = (
+        a_method("half", "at_most", A),
+        a_method("whole", "remove", A),
+        a_method("b", "remove", B),
+    )
+    knowledge = some_knowledge(*methods)
+    knowledge.combinations["a-group"] = Combination(
+        id="a-group",
+        title="Ways to do without A",
+        relation="exclusive",
+        methods=["half", "whole"],
+        why="There is one A.",
+        source="nobody",
+        provenance="F",
+    )
+    always = Diagnosis({}, {method.id: "a_rule" for method in methods})
+
+    steps = make_plan(always, lambda _: always, knowledge, PROFILE, a_measurement(a_loop())).steps
+
+    assert [step.method for step in steps] == ["whole", "b"]
+    assert [other.method for other in steps[0].alternatives] == ["half"]
+    assert steps[1].alternatives == []
+
+
+def test_effort_and_risk_stand_beside_each_step() -> None:
+    steps = plan(
+        a_method("a", "remove", A),
+        a_method("b", "remove", B, kind="numerics", effort="days"),
+        a_method("c", "remove", C, kind="algorithmic", effort="hours"),
+    ).steps
+
+    assert {step.method: (step.effort, step.risk) for step in steps} == {
+        "a": ("minutes", "bitwise-neutral"),
+        "b": ("days", "numerics"),
+        "c": ("hours", "training dynamics"),
+    }
 
 
 def test_relieving_the_trainer_waits_until_the_loader_is_relieved() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stepscope.advisor.engine import judge
-from stepscope.advisor.knowledge import Rule, load_knowledge
+from stepscope.advisor.knowledge import Rule
+from stepscope.advisor.rule_files import load_knowledge
 
 RULES = load_knowledge().rules
 NEAR = 0.25

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from stepscope.advisor.cli import cli
 from stepscope.advisor.fact_names import FACTS
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.advisor.rule_pages import pages_of, write_pages
 from stepscope.advisor.rule_stubs import rule_stub
 

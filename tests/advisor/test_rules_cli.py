@@ -14,10 +14,11 @@ from rich.console import Console
 
 from stepscope.advisor import rule_words
 from stepscope.advisor.cli import cli
-from stepscope.advisor.knowledge import Method, Predictor, Rule, load_knowledge
+from stepscope.advisor.knowledge import Method, Predictor, Rule
 from stepscope.advisor.lint import NEED_CAUSES
 from stepscope.advisor.predict import PREDICTORS
 from stepscope.advisor.rule_cards import cards_of
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.advisor.rule_terminal import print_card
 from stepscope.profiler.storage import save
 

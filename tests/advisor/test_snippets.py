@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 
 pytest.importorskip("torch")
 pytest.importorskip("numpy")

@@ -10,8 +10,8 @@ from builders import a_data_bound_run, a_run, even_samples
 from stepscope.advisor.advice import Advice
 from stepscope.advisor.advise import advise
 from stepscope.advisor.facts import Facts
-from stepscope.advisor.knowledge import load_knowledge
 from stepscope.advisor.plan import in_use, possible
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.format import Optimizer, Profile
 
 KNOWLEDGE = load_knowledge()
