@@ -108,7 +108,7 @@ class PlanStep(Struct, kw_only=True):
     cumulative: float
     """Speedup of all steps up to this one."""
     cumulative_low: float
-    """Its 90 % interval, for all steps at once."""
+    """Its 90 % interval; the errors of the steps count as independent of each other."""
     cumulative_high: float
     measured: Measured | None
     next_cause: str

@@ -23,8 +23,9 @@ from stepscope.advisor.advice import (
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.composition import factors_of, interplay, one_of_each
-from stepscope.advisor.engine import Judgement, fill, judge
+from stepscope.advisor.engine import Judgement, fill, judge, obstacle
 from stepscope.advisor.fact_names import fact_name
+from stepscope.advisor.fact_sources import how_to_get
 from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement, measure
@@ -43,7 +44,14 @@ from stepscope.advisor.plan import (
 from stepscope.advisor.predict import gain, model_error
 from stepscope.advisor.rediagnosis import facts_after
 from stepscope.advisor.stages import Stages
-from stepscope.advisor.wording import cause_label, duration, share, speedup, speedup_interval
+from stepscope.advisor.wording import (
+    MAY_LOSE,
+    cause_label,
+    duration,
+    share,
+    speedup,
+    speedup_interval,
+)
 from stepscope.profiler.format import Profile
 from stepscope.profiler.version import version
 
@@ -296,7 +304,8 @@ def _verdict(
 def _promise(step: PlanStep) -> str:
     predicted = step.predicted
     if predicted.basis == "bound":
-        return f"predicted {speedup(predicted.speedup)}, at most {speedup(predicted.high)}"
+        worst = f", at worst {speedup(predicted.low)}" if predicted.low < MAY_LOSE else ""
+        return f"predicted {speedup(predicted.speedup)}, at most {speedup(predicted.high)}{worst}"
     interval = speedup_interval(predicted.low, predicted.high)
     words = f"predicted {speedup(predicted.speedup)}, {interval}"
     return f"{predicted.assumes}: {words}" if "=" in predicted.assumes else words
@@ -309,13 +318,13 @@ def _lower(title: str) -> str:
 def _left(plan: Plan) -> str:
     """What could still be gained after the plan, by removing its bottleneck wholly."""
     cause = bottleneck(plan.after)
-    rest = gain(plan.after, cause)
+    left = left_share(plan.after, cause)
     begin = "After these steps" if plan.steps else "As it is"
-    if rest < 0.01:
+    if left < 0.01:
         return f"{begin} no single cause holds the step back: removing any one gains nothing."
     return (
-        f"{begin} the step is held by {cause_label(cause)}; if that cost nothing at all, "
-        f"it would be {speedup(1 + rest)} as fast."
+        f"{begin} the step is held by {cause_label(cause)}: what is left is at most {share(left)} "
+        f"of it, {speedup(1 / (1 - left))} if that cost nothing at all."
     )
 
 
@@ -326,44 +335,54 @@ def _tempting(
     facts: Facts,
     advised: set[str],
 ) -> list[Useless]:
-    """Popular methods that are possible here and would gain nothing."""
+    """Popular methods that would gain nothing here, or that nobody should try here."""
     useless = []
     for method in knowledge.methods.values():
-        if not method.tempting or method.id in advised or not possible(method, facts):
+        if not method.tempting or method.id in advised or in_use(method, facts):
             continue
-        predicted = evaluate(method, profile, measurement)
-        if predicted is None or predicted.high >= 1.05:
-            continue
-        relieved = sum(
-            interval.share
-            for cause, interval in measurement.breakdown.causes.items()
-            if cause in method.helps
-        )
-        useless.append(
-            Useless(
-                method=method.id,
-                title=method.name,
-                reason=(
-                    f"what it relieves is {share(relieved)} of the step; predicted "
-                    f"{speedup(predicted.speedup)}"
-                    + (f" with {predicted.assumes}" if relieved > 0.05 else "")
-                ),
-            )
-        )
+        if possible(method, facts):
+            reason = _gains_nothing(method, profile, measurement)
+        else:
+            why = obstacle(method.requires, facts) if method.requires else None
+            reason = f"cannot help: {why}" if why else None
+        if reason is not None:
+            useless.append(Useless(method=method.id, title=method.name, reason=reason))
     return useless
 
 
+def _gains_nothing(method: Method, profile: Profile, measurement: Measurement) -> str | None:
+    """Why a method that is possible gains nothing; None where it may gain."""
+    predicted = evaluate(method, profile, measurement)
+    if predicted is None or predicted.high >= 1.05:
+        return None
+    relieved = sum(
+        interval.share
+        for cause, interval in measurement.breakdown.causes.items()
+        if cause in method.helps
+    )
+    return (
+        f"what it relieves is {share(relieved)} of the step; predicted "
+        f"{speedup(predicted.speedup)}" + (f" with {predicted.assumes}" if relieved > 0.05 else "")
+    )
+
+
 def _not_evaluated(judgements: list[Judgement]) -> list[NotMeasured]:
+    """Rules that could not be decided, with the missing signals and how to get them."""
     entries = []
     for judgement in judgements:
         if judgement.truth is None:
-            names = [fact_name(name) for name in judgement.missing]
-            meaning = "; ".join(dict.fromkeys(n.meaning for n in names if n))
+            missing = list(dict.fromkeys(judgement.missing))
+            remedies = dict.fromkeys(how_to_get(name) for name in missing)
             entries.append(
                 NotMeasured(
                     what=f"rule {judgement.rule.id}: {judgement.rule.title}",
-                    reason=f"not measured: {', '.join(dict.fromkeys(judgement.missing))}",
-                    remedy=f"needs: {meaning}",
+                    reason=f"not measured: {', '.join(map(_named, missing))}",
+                    remedy="; ".join(remedies),
                 )
             )
     return entries
+
+
+def _named(name: str) -> str:
+    known = fact_name(name)
+    return f"{name} ({known.meaning})" if known else name

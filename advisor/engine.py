@@ -42,6 +42,8 @@ class _Outcome(NamedTuple):
     margin: float
     words: str
     missing: tuple[str, ...] = ()
+    leaf: Condition | None = None
+    """The comparison that decides."""
 
 
 def judge(rule: Rule, facts: Facts, overrides: dict[str, float] | None = None) -> Judgement:
@@ -67,11 +69,30 @@ def holds(condition: Condition | None, facts: Facts, unknown: bool) -> bool:
     return unknown if truth is None else truth
 
 
+def obstacle(condition: Condition, facts: Facts) -> str | None:
+    """Why a condition does not hold, in words for a report; None where it may hold.
+
+    Nothing is said either where the condition fails for what kind of model or machine it is:
+    nobody thinks of convolutions where there are none.
+    """
+    result = _evaluate(condition, facts, {})
+    if result.truth is not False or result.leaf is None or result.leaf.fact is None:
+        return None
+    name = result.leaf.fact
+    if name.startswith(_WHAT_THERE_IS):
+        return None
+    known = fact_name(name)
+    return f"{known.meaning if known else name}: {result.words.partition(' is ')[2]}"
+
+
+_WHAT_THERE_IS = ("gpu.", "model.", "optimizer.", "run.")
+
+
 def _evaluate(condition: Condition, facts: Facts, limits: dict[str, float]) -> _Outcome:
     if condition.not_ is not None:
         inner = _evaluate(condition.not_, facts, limits)
         truth = None if inner.truth is None else not inner.truth
-        return _Outcome(truth, -inner.margin, f"not ({inner.words})", inner.missing)
+        return _Outcome(truth, -inner.margin, f"not ({inner.words})", inner.missing, inner.leaf)
     if condition.fact is not None:
         return _compare(condition, facts, limits)
     children = [_evaluate(c, facts, limits) for c in condition.all or condition.any or []]
@@ -101,7 +122,7 @@ def _compare(leaf: Condition, facts: Facts, limits: dict[str, float]) -> _Outcom
         return _Outcome(None, 0.0, "not measured: " + ", ".join(absent), tuple(absent))
     value = facts[leaf.fact]
     truth = _OPERATORS[leaf.op](value, limit)
-    return _Outcome(truth, _margin(value, limit, truth), _words(leaf, value, limit))
+    return _Outcome(truth, _margin(value, limit, truth), _words(leaf, value, limit), leaf=leaf)
 
 
 def _margin(value: Value, limit: Value, truth: bool) -> float:

@@ -53,7 +53,7 @@ FACTS: dict[str, FactName] = {
     "fetch.helper_cpu_share": FactName("share", "processor time of helper threads over fetch time"),
     "cpu.usable_cores": FactName("cores", "cores granted by affinity and cgroup quota"),
     "cpu.demand_cores": FactName("cores", "cores' worth of processor time this job uses"),
-    "cpu.saturation": FactName("share", "that demand over the usable cores"),
+    "cpu.saturation": FactName("share", "processor time used by this job over the cores' own"),
     "cpu.foreign_cores": FactName("cores", "cores' worth of time used by other programs"),
     "cpu.spare_cores": FactName("cores", "usable cores that neither this job nor others used"),
     "cpu.processes_per_core": FactName("ratio", "loader workers plus the trainer over the cores"),

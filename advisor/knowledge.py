@@ -126,6 +126,7 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
         "threads",
         "fused_optimizer",
         "bf16",
+        "compile",
         "literature",
     ]
     causes: list[str] = []

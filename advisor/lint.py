@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import yaml
 
 from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.engine import judge, unit_of
 from stepscope.advisor.fact_names import fact_name
-from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method, Rule, Value
-from stepscope.advisor.rule_checks import check_method, check_rule
-from stepscope.advisor.rule_files import FOLDERS, entry_files, read_entry
+from stepscope.advisor.knowledge import (
+    Combination,
+    Knowledge,
+    KnowledgeError,
+    Method,
+    Rule,
+    Value,
+)
+from stepscope.advisor.rule_checks import check_combination, check_method, check_rule
+from stepscope.advisor.rule_files import FOLDERS, Entry, entry_files, read_entry
 from stepscope.advisor.rule_source import Source
 from stepscope.advisor.wording import plural
 
@@ -22,6 +30,8 @@ if TYPE_CHECKING:
 
 LEAST_FIXTURES = {"fires": 2, "silent": 2, "unknown": 1}
 """Well past the limits, at them, and with a deciding fact missing."""
+CLOSE = 0.25
+"""A case is just short of firing if the deciding fact is no further than this from its limit."""
 NEED_CAUSES = {"remove", "at_most", "rarer"}
 """Predictors that are told which causes to take away."""
 _PLACE = re.compile(r"\{([^{}]*)\}")
@@ -29,7 +39,7 @@ _TODO = re.compile(r"\bTODO\b")
 _ARXIV = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(\.[A-Z]{2})?/\d{7}")
 ID = re.compile(r"[a-z][a-z0-9_-]*")
 """Ids stand in commands, addresses and file names."""
-_Entry = TypeVar("_Entry", Rule, Method)
+_Entry = TypeVar("_Entry", Rule, Method, Combination)
 
 
 class Problem(NamedTuple):
@@ -50,6 +60,7 @@ class Report(NamedTuple):
     problems: list[Problem]
     rules: int
     methods: int
+    combinations: int = 0
 
 
 def lint(folder: Traversable, beside: Knowledge) -> Report:
@@ -68,16 +79,22 @@ def lint(folder: Traversable, beside: Knowledge) -> Report:
         raise KnowledgeError(f"{folder}: has none of {', '.join(FOLDERS.values())} inside")
     rules, unread = _read(folder, Rule)
     methods, unread_methods = _read(folder, Method)
+    combinations, unread_combinations = _read(folder, Combination)
     knowledge = Knowledge(
         rules=beside.rules | {rule.id: rule for rule, _ in rules},
         methods=beside.methods | {method.id: method for method, _ in methods},
+        combinations=beside.combinations | {entry.id: entry for entry, _ in combinations},
     )
-    errors = [*unread, *unread_methods, *_not_read(folder)]
+    errors = [*unread, *unread_methods, *unread_combinations, *_not_read(folder)]
     for rule, source in rules:
-        errors += [*check_rule(rule, source, knowledge), *_in_rule(rule, source, knowledge)]
+        faults = [*check_rule(rule, source, knowledge), *_in_rule(rule, source, knowledge)]
+        errors += faults or _without_close_call(rule, source)
     for method, source in methods:
         errors += [*check_method(method, source, knowledge), *_in_method(method, source)]
-    entries: list[tuple[Rule | Method, Source]] = [*rules, *methods]
+    for combination, source in combinations:
+        errors += [*check_combination(combination, source, knowledge)]
+        errors += [*_in_combination(combination, source)]
+    entries: list[tuple[Entry, Source]] = [*rules, *methods, *combinations]
     for entry, source in entries:
         if not ID.fullmatch(entry.id):
             errors.append(source.wrong("id", "has other than small letters, digits, - and _"))
@@ -88,7 +105,7 @@ def lint(folder: Traversable, beside: Knowledge) -> Report:
         Problem(error.file, error.line, error.message, is_error=False)
         for error in (*_replaced(entries, beside), *_unadvised(methods, knowledge))
     }
-    return Report(sorted(problems), len(rules), len(methods))
+    return Report(sorted(problems), len(rules), len(methods), len(combinations))
 
 
 def _read(
@@ -152,6 +169,17 @@ def _in_fixtures(rule: Rule, source: Source) -> Iterator[KnowledgeError]:
             for name, value in case.facts.items():
                 if (message := _misfit(name, value)) is not None:
                     yield source.wrong(f"fixtures.{key}[{i}]", message, name)
+
+
+def _without_close_call(rule: Rule, source: Source) -> Iterator[KnowledgeError]:
+    """Whether no silent case is silent by little; numbers of things come no closer than one."""
+    cases = [judge(rule, case.facts) for case in rule.fixtures.silent]
+    compared = {leaf.fact for leaf in rule.when.comparisons() if leaf.threshold is not None}
+    counts = all(unit_of(fact) == "count" for fact in compared if fact is not None)
+    close = 0.5 if counts else CLOSE
+    if compared and cases and not any(-case.margin <= close for case in cases):
+        message = "none is just short of firing: say where the limit is by a case beside it"
+        yield source.wrong("fixtures.silent", message)
 
 
 def _misfit(name: str, value: Value) -> str | None:
@@ -219,9 +247,37 @@ def _in_method(method: Method, source: Source) -> Iterator[KnowledgeError]:
             yield source.wrong("loads", f"{cause} stands in `helps` too", cause)
     if method.id in method.conflicts_with:
         yield source.wrong("conflicts_with", "a method does not conflict with itself", method.id)
+    yield from _in_cost(method, source)
     yield from _in_predictor(method, source)
     yield from _in_code(method, source)
     yield from _in_citations(method, source)
+
+
+def _in_cost(method: Method, source: Source) -> Iterator[KnowledgeError]:
+    algorithmic = method.kind == "algorithmic"
+    if algorithmic and method.cost is None:
+        yield source.wrong(
+            "kind", "is algorithmic: say under `cost` what becomes of time and steps"
+        )
+    if not algorithmic and method.cost is not None:
+        yield source.wrong("cost", f"belongs to algorithmic methods; this one is {method.kind}")
+    if method.cost is not None and method.cost.step == "longer" and not method.loads:
+        yield source.wrong("loads", "is empty, but `cost` says that a step gets longer")
+
+
+def _in_combination(combination: Combination, source: Source) -> Iterator[KnowledgeError]:
+    yield from _blank(
+        source,
+        {"title": combination.title, "why": combination.why, "source": combination.source},
+    )
+    both = [*combination.methods, *combination.partners]
+    yield from _repeated(source, "methods", both)
+    if len(both) < 2 or not combination.methods:
+        yield source.wrong("methods", "names too few methods to combine")
+    directed = combination.relation in ("ordered", "paired", "harmful")
+    if directed != bool(combination.partners):
+        needs = "needs" if directed else "takes no"
+        yield source.wrong("relation", f"`{combination.relation}` {needs} `partners`")
 
 
 def _in_predictor(method: Method, source: Source) -> Iterator[KnowledgeError]:
@@ -295,9 +351,7 @@ def _unfinished(source: Source) -> Iterator[KnowledgeError]:
             yield source.error(number, f"is unfinished: {line.strip()}")
 
 
-def _twice(
-    entries: Iterable[tuple[Rule | Method, Source]], beside: Knowledge
-) -> Iterator[KnowledgeError]:
+def _twice(entries: Iterable[tuple[Entry, Source]], beside: Knowledge) -> Iterator[KnowledgeError]:
     first: dict[str, Source] = {}
     for entry, source in entries:
         other = first.setdefault(entry.id, source)
@@ -307,30 +361,41 @@ def _twice(
             yield source.wrong("id", f"{entry.id!r} is also the id of {other.file}")
 
 
-def _replaces(entry: Rule | Method, beside: Knowledge) -> bool:
-    return entry.id in (beside.rules if isinstance(entry, Rule) else beside.methods)
+def _replaces(entry: Entry, beside: Knowledge) -> bool:
+    return entry.id in _alike(entry, beside)
+
+
+def _alike(entry: Entry, knowledge: Knowledge) -> Mapping[str, Entry]:
+    """Entries of the same kind."""
+    if isinstance(entry, Rule):
+        return knowledge.rules
+    return knowledge.methods if isinstance(entry, Method) else knowledge.combinations
 
 
 def _same_title(
-    entries: Iterable[tuple[Rule | Method, Source]], knowledge: Knowledge
+    entries: Iterable[tuple[Entry, Source]], knowledge: Knowledge
 ) -> Iterator[KnowledgeError]:
     others: dict[str, str] = {}
-    everything: list[Rule | Method] = [*knowledge.rules.values(), *knowledge.methods.values()]
+    everything: list[Entry] = [
+        *knowledge.rules.values(),
+        *knowledge.methods.values(),
+        *knowledge.combinations.values(),
+    ]
     for known in everything:
         others.setdefault(_title(known).casefold(), known.id)
     for entry, source in entries:
         other = others.get(_title(entry).casefold(), entry.id)
         if other != entry.id:
-            key = "title" if isinstance(entry, Rule) else "name"
+            key = "name" if isinstance(entry, Method) else "title"
             yield source.wrong(key, f"{other} is called the same")
 
 
-def _title(entry: Rule | Method) -> str:
-    return entry.title if isinstance(entry, Rule) else entry.name
+def _title(entry: Entry) -> str:
+    return entry.name if isinstance(entry, Method) else entry.title
 
 
 def _replaced(
-    entries: Iterable[tuple[Rule | Method, Source]], beside: Knowledge
+    entries: Iterable[tuple[Entry, Source]], beside: Knowledge
 ) -> Iterator[KnowledgeError]:
     for entry, source in entries:
         other = beside.sources.get(entry.id, source)

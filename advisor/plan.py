@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import exp, log, sqrt
 from typing import NamedTuple
 
 from stepscope.advisor.advice import RISKS, Alternative, PlanStep, Prediction
@@ -73,19 +74,20 @@ def make_plan(
         profile: the run.
         measurement: its stages.
     """
-    done = Outcome(_remembered(_unchanged), "")
+    done, whole = _remembered(_unchanged), _Whole(1.0, 0.0, 0.0)
     facts, advised_by = first
     steps: list[PlanStep] = []
     taken: list[Method] = []
     while len(steps) < MAX_STEPS:
         methods = [knowledge.methods[name] for name in advised_by]
-        candidates = _candidates(methods, profile, facts, done.likely(measurement.stages))
+        candidates = _candidates(methods, profile, facts, done(measurement.stages))
         if not candidates:
             break
         best = _best(candidates)
-        before, done = done.likely, _both(done, best.outcome)
-        after = done.likely(measurement.stages)
-        whole = predict(done, _unchanged, measurement)
+        before, done = done, _then(done, best.outcome.likely)
+        after = done(measurement.stages)
+        predicted = predict(best.outcome, before, measurement)
+        whole = _product(whole, predicted)
         next_cause = bottleneck(after)
         steps.append(
             PlanStep(
@@ -96,11 +98,11 @@ def make_plan(
                 effort=best.method.effort,
                 rule=advised_by[best.method.id],
                 how_to=best.method.how_to,
-                predicted=predict(best.outcome, before, measurement),
+                predicted=predicted,
                 kappa=best.speedup / _alone(best.method, profile, measurement.stages),
                 cumulative=whole.speedup,
-                cumulative_low=whole.low,
-                cumulative_high=whole.high,
+                cumulative_low=whole.speedup / exp(sqrt(whole.below)),
+                cumulative_high=whole.speedup * exp(sqrt(whole.above)),
                 measured=None,
                 next_cause=next_cause,
                 left_share=left_share(after, next_cause),
@@ -121,7 +123,7 @@ def make_plan(
             for name, rule in {**more, **advised_by}.items()
             if not _ruled_out(knowledge.methods[name], taken, knowledge)
         }
-    return Plan(steps, done.likely(measurement.stages))
+    return Plan(steps, done(measurement.stages))
 
 
 def left_share(stages: Stages, cause: str) -> float:
@@ -195,14 +197,20 @@ def _unchanged(stages: Stages) -> Stages:
     return stages
 
 
-def _both(first: Outcome, second: Outcome) -> Outcome:
-    """One change after another, with the best and the worst case of both."""
-    return Outcome(
-        _then(first.likely, second.likely),
-        second.assumes,
-        best=_then(first.best, second.best),
-        worst=_then(first.worst, second.worst),
-        bound=first.bound or second.bound,
+class _Whole(NamedTuple):
+    """Speedup of several steps, with the squared widths of its interval on a logarithmic scale."""
+
+    speedup: float
+    below: float
+    above: float
+
+
+def _product(whole: _Whole, step: Prediction) -> _Whole:
+    """One step more; that all turn out worst, or best, is no likelier than their errors' sum."""
+    return _Whole(
+        whole.speedup * step.speedup,
+        whole.below + log(step.speedup / step.low) ** 2,
+        whole.above + log(step.high / step.speedup) ** 2,
     )
 
 

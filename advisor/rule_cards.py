@@ -1,4 +1,4 @@
-"""All there is to say about one rule or method, for a terminal or a page."""
+"""All there is to say about one rule, method or combination, for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 from stepscope.advisor import rule_words, wording
-from stepscope.advisor.knowledge import Citation, Condition, Knowledge, Method, Rule
+from stepscope.advisor.knowledge import Citation, Combination, Condition, Knowledge, Method, Rule
 
 _URL = r"https?://[\w.~:/?#@!$&*+,;=%()-]+[\w/]"  # nothing that a terminal or a page acts on
 _LINK = re.compile(rf"(?P<url>{_URL})|\barXiv:(?P<arxiv>\d{{4}}\.\d{{4,5}})", re.IGNORECASE)
@@ -31,10 +31,10 @@ class Section(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A rule or a method."""
+    """A rule, a method or a combination."""
 
     id: str
-    kind: Literal["rule", "method"]
+    kind: Literal["rule", "method", "combination"]
     title: str
     tags: str
     """Its place in the catalogue in one line."""
@@ -71,6 +71,9 @@ def method_card(method: Method, knowledge: Knowledge) -> Card:
     advised_by = [rule for rule in knowledge.rules.values() if method.id in rule.advise]
     effect = method.effect
     reported = f"{effect.text} Source: {effect.source} ({wording.provenance(effect.provenance)})."
+    together = [
+        c for c in knowledge.combinations.values() if method.id in (*c.methods, *c.partners)
+    ]
     conflicts = [(name, knowledge.methods[name].name) for name in method.conflicts_with]
     sections = [
         _text("What it does", method.summary),
@@ -79,7 +82,12 @@ def method_card(method: Method, knowledge: Knowledge) -> Card:
         _list("Adds to", rule_words.causes_by_category(method.loads)),
         _condition("Possible where", method.requires),
         _condition("Already on where", method.already_on),
+        _text("Training time", _cost(method)),
         _entries("Not together with", conflicts),
+        _entries(
+            "Together with others",
+            [(c.id, f"{c.title} ({RELATIONS[c.relation]})") for c in together],
+        ),
         _text("Predicted gain", rule_words.predictor(method.predictor)),
         Section("How", [Item(method.how_to)], "code"),
         _text("Test it", method.try_command or ""),
@@ -97,13 +105,58 @@ def method_card(method: Method, knowledge: Knowledge) -> Card:
     return Card(method.id, "method", method.name, tags, _filled(sections))
 
 
+def _cost(method: Method) -> str:
+    if method.cost is None:
+        return ""
+    step, steps = _STEP[method.cost.step], _STEPS[method.cost.steps]
+    return f"Time per step times number of steps: {step}, {steps} to the same quality."
+
+
+_STEP = {
+    "shorter": "a step gets shorter",
+    "as long": "a step takes as long as before",
+    "longer": "a step gets longer where what it adds to is short",
+}
+_STEPS = {"fewer": "fewer steps", "as many": "as many steps", "more": "more steps"}
+RELATIONS = {
+    "exclusive": "the same job: take one",
+    "conflicting": "one rules the other out",
+    "overlapping": "gains overlap",
+    "ordered": "in this order",
+    "paired": "each makes room for the other",
+    "harmful": "one spoils the other",
+}
+
+
+def combination_card(combination: Combination, knowledge: Knowledge) -> Card:
+    """What is known of some methods together."""
+
+    def named(methods: list[str]) -> list[tuple[str, str]]:
+        return [(name, knowledge.methods[name].name) for name in methods]
+
+    sections = [
+        _text("Why", combination.why),
+        _entries("These" if combination.partners else "Any of these", named(combination.methods)),
+        _entries(_PARTNERS.get(combination.relation, "With these"), named(combination.partners)),
+        _text("Source", combination.source),
+        _text("Where we have it from", wording.provenance(combination.provenance)),
+    ]
+    tags = f"combination, {RELATIONS[combination.relation]}"
+    return Card(combination.id, "combination", combination.title, tags, _filled(sections))
+
+
+_PARTNERS = {"ordered": "Before these", "paired": "Beside these", "harmful": "Spoil these"}
+
+
 def cards_of(name: str, knowledge: Knowledge) -> list[Card]:
-    """The rule and the method of that id, as far as there are any."""
+    """The rule, the method and the combination of that id, as far as there are any."""
     cards = []
     if name in knowledge.rules:
         cards.append(rule_card(knowledge.rules[name], knowledge))
     if name in knowledge.methods:
         cards.append(method_card(knowledge.methods[name], knowledge))
+    if name in knowledge.combinations:
+        cards.append(combination_card(knowledge.combinations[name], knowledge))
     return cards
 
 

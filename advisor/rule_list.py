@@ -6,18 +6,18 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from stepscope.advisor.knowledge import Knowledge
+from stepscope.advisor.knowledge import Combination, Knowledge
 from stepscope.advisor.wording import category_of
 
 
 class Entry(Struct):
-    """A rule or a method in one line; what only methods have is None or empty for a rule."""
+    """One line of the list; what only methods have is None or empty for the others."""
 
     id: str
-    kind: Literal["rule", "method"]
+    kind: Literal["rule", "method", "combination"]
     title: str
     causes: list[str]
-    """The cause a rule sees, the causes a method helps with."""
+    """The cause a rule sees, the causes a method or the methods of a combination help with."""
     component: str | None = None
     actions: list[str] = []
     mathematics: str | None = None
@@ -47,7 +47,7 @@ class Filters(NamedTuple):
 
 
 def entries_of(knowledge: Knowledge, filters: Filters) -> list[Entry]:
-    """Rules, then methods, in the order of their files."""
+    """Rules, methods, combinations, in the order of their files."""
     rules = [Entry(rule.id, "rule", rule.title, [rule.cause]) for rule in knowledge.rules.values()]
     methods = [
         Entry(
@@ -62,4 +62,13 @@ def entries_of(knowledge: Knowledge, filters: Filters) -> list[Entry]:
         )
         for method in knowledge.methods.values()
     ]
-    return [entry for entry in (*rules, *methods) if filters.match(entry)]
+    combinations = [
+        Entry(each.id, "combination", each.title, _helped(each, knowledge))
+        for each in knowledge.combinations.values()
+    ]
+    return [entry for entry in (*rules, *methods, *combinations) if filters.match(entry)]
+
+
+def _helped(combination: Combination, knowledge: Knowledge) -> list[str]:
+    methods = [knowledge.methods[name] for name in combination.methods]
+    return list(dict.fromkeys(cause for method in methods for cause in method.helps))

@@ -11,7 +11,14 @@ from stepscope.advisor.causes import CATEGORIES, CAUSES
 from stepscope.advisor.fact_names import FACTS
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.markdown import bullets, escaped, fenced
-from stepscope.advisor.rule_cards import Card, Item, Section, method_card, rule_card
+from stepscope.advisor.rule_cards import (
+    Card,
+    Item,
+    Section,
+    combination_card,
+    method_card,
+    rule_card,
+)
 from stepscope.profiler.storage import write_atomically
 
 _MARK = "<!-- Written by `advise rules docs` from the rule files: do not edit. -->"
@@ -24,6 +31,7 @@ def pages_of(knowledge: Knowledge) -> dict[str, str]:
     cards = [
         *(rule_card(rule, knowledge) for rule in knowledge.rules.values()),
         *(method_card(method, knowledge) for method in knowledge.methods.values()),
+        *(combination_card(each, knowledge) for each in knowledge.combinations.values()),
     ]
     paths = {card.id: _path(card) for card in cards}
     pages = {_path(card): _page(card, paths) for card in cards}
@@ -76,7 +84,9 @@ def _index(knowledge: Knowledge, cards: list[Card], paths: dict[str, str]) -> st
     parts = [
         "# What stepscope knows",
         f"{wording.plural(len(rules), 'rule')} that see a bottleneck and "
-        f"{wording.plural(len(methods), 'method')} that relieve one. A rule compares "
+        f"{wording.plural(len(methods), 'method')} that relieve one, and "
+        f"{wording.plural(len(knowledge.combinations), 'combination')} that say what methods do "
+        "to each other. A rule compares "
         f"[measured facts]({FACT_PAGE}) with limits; `advise rules new` begins one of your own.",
         "## By bottleneck",
     ]
@@ -91,7 +101,7 @@ def _index(knowledge: Knowledge, cards: list[Card], paths: dict[str, str]) -> st
                 rows.append([f"{escaped(cause.label)} (`{cause.id}`)", seen, exact, others])
         parts += [f"### {label}", _table(_COLUMNS, rows)]
     parts += ["## By action and component", _actions(list(methods), paths)]
-    for kind in ("rule", "method"):
+    for kind in ("rule", "method", "combination"):
         lines = [
             f"[{escaped(card.title)}]({paths[card.id]}) (`{card.id}`)"
             for card in sorted(cards, key=lambda card: card.id)

@@ -33,10 +33,11 @@ def print_list(entries: Sequence[Entry], console: Console) -> None:
 
 
 def counted(entries: Sequence[Entry]) -> str:
-    """`32 rules, 63 methods`."""
-    rules = sum(entry.kind == "rule" for entry in entries)
-    methods = len(entries) - rules
-    return f"{wording.plural(rules, 'rule')}, {wording.plural(methods, 'method')}"
+    """`32 rules, 63 methods, 9 combinations`."""
+    kinds = [entry.kind for entry in entries]
+    return ", ".join(
+        wording.plural(kinds.count(kind), kind) for kind in ("rule", "method", "combination")
+    )
 
 
 def print_card(card: Card, console: Console) -> None:

@@ -45,6 +45,10 @@ _PREDICTORS = {
         "The pipeline model with arithmetic as fast as the machine's bfloat16 matrix products; a "
         "bound where these were not measured."
     ),
+    "compile": (
+        "A bound: at most what the pipeline model gains without dispatching and memory traffic, "
+        "half of it as the likely case; large operators may get slower, so it may lose."
+    ),
     "literature": "None: the gain cannot be told from a profile, only what others report.",
 }
 

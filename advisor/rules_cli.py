@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from stepscope.advisor.causes import CATEGORIES
+from stepscope.advisor.command import Refused, fail, project
+from stepscope.advisor.command import knowledge as knowledge_of
 
 if TYPE_CHECKING:
     from stepscope.advisor.knowledge import Knowledge
@@ -36,13 +38,14 @@ _folder_argument = click.argument(
 def rules() -> None:
     """List, explain, check and write the rules and methods that advice comes from.
 
-    DIR is a folder of your own rules: `detect/FOLDER/ID.yaml` and `methods/FOLDER/ID.yaml`.
+    DIR is a folder of your own: `detect/FOLDER/ID.yaml`, `methods/FOLDER/ID.yaml`,
+    `combinations/FOLDER/ID.yaml`.
     Folders named in pyproject.toml under [tool.stepscope] always take part.
     """
 
 
 @rules.command("list")
-@click.option("--kind", type=click.Choice(("rule", "method")), help="Only these.")
+@click.option("--kind", type=click.Choice(("rule", "method", "combination")), help="Only these.")
 @click.option("--category", type=click.Choice(tuple(CATEGORIES)), help="Seeing or helping this.")
 @click.option("--component", type=click.Choice(_COMPONENTS), help="Methods of this component.")
 @click.option("--action", type=click.Choice(_ACTIONS), help="Methods that act like this.")
@@ -83,13 +86,12 @@ def explain_command(name: str, folders: tuple[Path, ...]) -> None:
     from rich.console import Console
 
     from stepscope.advisor import rule_terminal
-    from stepscope.advisor.cli import _fail
     from stepscope.advisor.rule_cards import cards_of
 
     knowledge = _knowledge(folders)
     cards = cards_of(name, knowledge)
     if not cards:
-        _fail(f"there is no rule or method {name!r}; {_nearest(name, knowledge)}")
+        fail(f"there is no rule, method or combination {name!r}; {_nearest(name, knowledge)}")
     for card in cards:
         rule_terminal.print_card(card, Console())
 
@@ -101,14 +103,13 @@ def lint_command(folder: Path | None) -> None:
 
     Prints `file:line: key: what is wrong`. Exit status 2 if there is an error; a note is none.
     """
-    from stepscope.advisor.cli import _fail, _project
     from stepscope.advisor.knowledge import Knowledge, KnowledgeError
     from stepscope.advisor.lint import lint
     from stepscope.advisor.rule_files import built_in, load_knowledge
     from stepscope.advisor.wording import plural
 
     try:
-        configured = _project().rules
+        configured = project().rules
         if folder is not None:
             others = [other for other in configured if other.resolve() != folder.resolve()]
             reports = [lint(folder, load_knowledge(others))]
@@ -118,14 +119,15 @@ def lint_command(folder: Path | None) -> None:
                 lint(other, load_knowledge([*configured[:i]])) for i, other in enumerate(configured)
             ]
     except KnowledgeError as error:
-        _fail(str(error))
+        fail(str(error))
     problems = [problem for report in reports for problem in report.problems]
     for problem in problems:
         click.echo(str(problem))
     errors = sum(problem.is_error for problem in problems)
     click.echo(
         f"{plural(sum(report.rules for report in reports), 'rule')}, "
-        f"{plural(sum(report.methods for report in reports), 'method')}: "
+        f"{plural(sum(report.methods for report in reports), 'method')}, "
+        f"{plural(sum(report.combinations for report in reports), 'combination')}: "
         f"{plural(errors, 'error')}, {plural(len(problems) - errors, 'note')}"
     )
     sys.exit(2 if errors else 0)
@@ -160,21 +162,20 @@ def test_command(folder: Path | None) -> None:
 )
 def new_command(kind: Literal["rule", "method"], name: str, folder: Path | None) -> None:
     """Write a file to begin a rule or a method with; it says what is left to decide."""
-    from stepscope.advisor.cli import _fail, _project
     from stepscope.advisor.knowledge import KnowledgeError, Method, Rule
     from stepscope.advisor.lint import ID
     from stepscope.advisor.rule_files import FOLDERS, load_knowledge
     from stepscope.advisor.rule_stubs import method_stub, rule_stub
 
     if not ID.fullmatch(name):
-        _fail(f"{name!r}: an id has small letters, digits, - and _, and begins with a letter")
+        fail(f"{name!r}: an id has small letters, digits, - and _, and begins with a letter")
     try:
-        folders = (folder,) if folder else (*_project().rules, Path("stepscope-rules"))
+        folders = (folder,) if folder else (*project().rules, Path("stepscope-rules"))
         taken = load_knowledge([]).sources.get(name)
     except KnowledgeError as error:
-        _fail(str(error))
+        fail(str(error))
     if taken is not None:
-        _fail(f"{name!r}: is the id of {taken.file}; copy that file if you mean to replace it")
+        fail(f"{name!r}: is the id of {taken.file}; copy that file if you mean to replace it")
     text = rule_stub(name) if kind == "rule" else method_stub(name)
     path = folders[0] / FOLDERS[Rule if kind == "rule" else Method] / "own" / f"{name}.yaml"
     try:
@@ -182,9 +183,9 @@ def new_command(kind: Literal["rule", "method"], name: str, folder: Path | None)
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        _fail(f"{path}: is there already; choose another id or delete it first")
+        fail(f"{path}: is there already; choose another id or delete it first")
     except OSError as error:
-        _fail(f"{path}: cannot be written ({error.strerror})")
+        fail(f"{path}: cannot be written ({error.strerror})")
     click.echo(f"{path}\nNext: advise rules lint {folders[0]}")
 
 
@@ -196,7 +197,6 @@ def docs_command(folder: Path, folders: tuple[Path, ...]) -> None:
 
     Pages of an earlier call whose rule or method is gone are deleted; nothing else is.
     """
-    from stepscope.advisor.cli import _fail
     from stepscope.advisor.rule_pages import pages_of, write_pages
     from stepscope.advisor.wording import plural
 
@@ -204,24 +204,20 @@ def docs_command(folder: Path, folders: tuple[Path, ...]) -> None:
     try:
         write_pages(pages, folder)
     except OSError as error:
-        _fail(f"{error.filename or folder}: cannot be written ({error.strerror})")
+        fail(f"{error.filename or folder}: cannot be written ({error.strerror})")
     click.echo(f"{plural(len(pages), 'page')} in {folder}")
 
 
 def _knowledge(folders: tuple[Path, ...]) -> Knowledge:
-    from stepscope.advisor.cli import _fail, _project
-    from stepscope.advisor.knowledge import KnowledgeError
-    from stepscope.advisor.rule_files import load_knowledge
-
     try:
-        return load_knowledge([*_project().rules, *folders])
-    except KnowledgeError as error:
-        _fail(str(error))
+        return knowledge_of(folders)[0]
+    except Refused as error:
+        fail(str(error))
 
 
 def _nearest(name: str, knowledge: Knowledge) -> str:
     import difflib
 
-    ids = [*knowledge.rules, *knowledge.methods]
+    ids = [*knowledge.rules, *knowledge.methods, *knowledge.combinations]
     near = difflib.get_close_matches(name, ids)
     return f"nearest: {', '.join(near)}" if near else "`advise rules list` shows them all"

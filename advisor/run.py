@@ -17,12 +17,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
-if TYPE_CHECKING:
-    from stepscope.profiler.format import Profile
+from stepscope.advisor.command import Refused, check_outputs, fail, judge, say, write
 
 _CLAIM = "profile-"
 _PASSED_ON = ("SIGTERM", "SIGHUP")
@@ -66,13 +65,11 @@ def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> No
     Steps are found by themselves. Standard output and the exit status are the program's own; the
     verdict goes to standard error.
     """
-    from stepscope.advisor.cli import _check_outputs, _fail
-
     if not command:
-        _fail("run: name the program, as in `advise run -- python train.py`")
+        fail("run: name the program, as in `advise run -- python train.py`")
     if out.is_dir():
-        _fail(f"{out}: is a directory; name a file in it")
-    _check_outputs(out, [_report_of(out)])
+        fail(f"{out}: is a directory; name a file in it")
+    check_outputs(out, [_report_of(out)])
     if command[0] == "-m" or command[0].endswith(".py"):
         command = [sys.executable, *command]
     with tempfile.TemporaryDirectory(prefix="stepscope-run-") as folder:
@@ -84,7 +81,7 @@ def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> No
         if written:
             _judge(written)
         else:
-            _say(_why_none(Path(folder)))
+            say(_why_none(Path(folder)))
     sys.exit(status)
 
 
@@ -106,7 +103,7 @@ def _execute(command: Sequence[str], environment: dict[str, str]) -> int:
         try:
             child = subprocess.Popen(command, env=environment)
         except OSError as error:
-            _say(f"{shlex.quote(command[0])}: cannot be started ({error.strerror})")
+            say(f"{shlex.quote(command[0])}: cannot be started ({error.strerror})")
             sys.exit(127 if isinstance(error, FileNotFoundError) else 126)
         children.append(child)
         status = child.wait()
@@ -170,47 +167,29 @@ def _why_none(folder: Path) -> str:
 
 def _judge(written: list[Written]) -> None:
     """Say what holds the first rank back; trouble with the profile is no trouble of the program."""
-    from rich.console import Console
-
-    from stepscope.advisor import html, terminal
-    from stepscope.advisor.advise import advise
-    from stepscope.advisor.cli import _knowledge
-    from stepscope.advisor.knowledge import KnowledgeError
-    from stepscope.advisor.measure import NoStepsError
-    from stepscope.profiler.storage import ProfileError, write_atomically
+    from stepscope.profiler.storage import ProfileError
 
     try:
-        path, profile = _longest(written)
+        path = _longest(written)
         if len(written) > 1:
             others = ", ".join(w.path.name for w in written if w.path != path)
-            _say(f"{len(written)} profiles were written; judged is {path}, not {others}")
-        knowledge, thresholds = _knowledge((), ())
-        advice = advise(profile, knowledge, path.name, thresholds)
-        report = _report_of(path)
-        write_atomically(report, html.render(advice, profile).encode())
-        terminal.print_verdict(advice, Console(stderr=True), _short(report))
-    except (ProfileError, NoStepsError, KnowledgeError) as error:
-        _say(str(error))
-    except OSError as error:
-        _say(f"{error.filename}: cannot be written ({error.strerror})")
+            say(f"{len(written)} profiles were written; judged is {path}, not {others}")
+        write(judge(path), _report_of(path), err=True)
+    except (ProfileError, Refused) as error:
+        say(str(error))
 
 
-def _longest(written: list[Written]) -> tuple[Path, Profile]:
+def _longest(written: list[Written]) -> Path:
     """Of the first rank's profiles the one with the most steps."""
     from stepscope.profiler.storage import load
 
+    def steps(path: Path) -> int:
+        profile = load(path)
+        return profile.steady.total + profile.warmup.total
+
     paths = [found.path for found in written if found.rank == written[0].rank]
-    loaded = [(path, load(path)) for path in paths]
-    return max(loaded, key=lambda pair: pair[1].steady.total + pair[1].warmup.total)
+    return max(paths, key=steps) if len(paths) > 1 else paths[0]
 
 
 def _report_of(path: Path) -> Path:
     return path.parent / f"{path.stem}.html"
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _say(message: str) -> None:
-    click.echo(f"advise: {' '.join(message.split())}", err=True)

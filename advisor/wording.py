@@ -85,13 +85,18 @@ def speedup_interval(low: float, high: float) -> str:
     return f"{speedup(low)} to {speedup(high)}"
 
 
+MAY_LOSE = 0.97
+"""A bound whose worst case is below this may make training slower, and says so."""
+
+
 def prediction(predicted: Prediction) -> str:
     """A prediction with its bounds, a mere best case told from a modelled gain."""
     if all(abs(x - 1) < 0.005 for x in (predicted.speedup, predicted.low, predicted.high)):
         return "no gain"
     if predicted.basis == "bound":
         half = f"{speedup(predicted.speedup)} if half of it comes true"
-        return f"at most {speedup(predicted.high)} ({half})"
+        worst = f", at worst {speedup(predicted.low)}" if predicted.low < MAY_LOSE else ""
+        return f"at most {speedup(predicted.high)} ({half}{worst})"
     return f"{speedup(predicted.speedup)} ({speedup_interval(predicted.low, predicted.high)})"
 
 

@@ -397,7 +397,7 @@ def test_the_command_prints_each_problem_and_the_count(tmp_path: Path) -> None:
     at = line_with(path.read_text(encoding="utf-8"), "sy-wonders")
     assert first == f"{path}:{at}: `advise`: 'sy-wonders' does not exist"
     assert ": note: `id`: no rule advises my-method" in second
-    assert last == "1 rule, 1 method: 1 error, 1 note"
+    assert last == "1 rule, 1 method, 0 combinations: 1 error, 1 note"
 
 
 def test_notes_alone_are_no_failure(tmp_path: Path) -> None:
@@ -406,7 +406,7 @@ def test_notes_alone_are_no_failure(tmp_path: Path) -> None:
     code, out, _ = run(tmp_path)
 
     assert code == 0
-    assert out.endswith("0 rules, 1 method: 0 errors, 1 note\n")
+    assert out.endswith("0 rules, 1 method, 0 combinations: 0 errors, 1 note\n")
 
 
 def test_without_a_folder_the_built_in_files_are_checked(
@@ -417,5 +417,5 @@ def test_without_a_folder_the_built_in_files_are_checked(
 
     code, out, _ = run()
 
-    assert out.splitlines()[-1].startswith(f"{report.rules} rules, {report.methods} methods: ")
+    assert out.splitlines()[-1].startswith(f"{report.rules} rules, {report.methods} methods, ")
     assert code == (2 if any(problem.is_error for problem in report.problems) else 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from math import hypot, log
 from typing import Any
 
 import pytest
@@ -195,14 +196,14 @@ def test_a_step_says_what_the_steps_before_it_have_left_of_it() -> None:
     assert steps[1].kappa == pytest.approx((10 / 4) / (20 / 14))
 
 
-def test_the_interval_of_all_steps_is_that_of_the_whole_change() -> None:
+def test_independent_errors_of_the_steps_add_up_in_quadrature() -> None:
     steps = plan(a_method("a", "remove", A), a_method("b", "at_most", B)).steps
 
     assert steps[0].cumulative_low == pytest.approx(steps[0].predicted.low)
-    assert steps[1].cumulative == pytest.approx(20 / 7)
-    # At worst b gains nothing, at best everything; the model's own error comes on top.
-    assert steps[1].cumulative_low < 20 / 10
-    assert steps[1].cumulative_high > 20 / 4
+    assert steps[0].cumulative_high == pytest.approx(steps[0].predicted.high)
+    widths = [log(step.predicted.high / step.predicted.speedup) for step in steps]
+    assert log(steps[1].cumulative_high / steps[1].cumulative) == pytest.approx(hypot(*widths))
+    assert steps[1].cumulative_low < steps[1].cumulative
 
 
 def test_each_step_says_how_much_is_left_at_most() -> None:

@@ -42,6 +42,7 @@ def test_the_committed_pages_are_up_to_date() -> None:
 def test_there_is_a_page_for_each_rule_and_method() -> None:
     expected = {f"rules/{name}.md" for name in KNOWLEDGE.rules}
     expected |= {f"methods/{name}.md" for name in KNOWLEDGE.methods}
+    expected |= {f"combinations/{name}.md" for name in KNOWLEDGE.combinations}
 
     assert set(PAGES) == expected | {"README.md", "facts.md"}
 

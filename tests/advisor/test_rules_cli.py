@@ -14,7 +14,7 @@ from rich.console import Console
 
 from stepscope.advisor import rule_words
 from stepscope.advisor.cli import cli
-from stepscope.advisor.knowledge import Method, Predictor, Rule
+from stepscope.advisor.knowledge import Combination, Method, Predictor, Rule
 from stepscope.advisor.lint import NEED_CAUSES
 from stepscope.advisor.predict import PREDICTORS
 from stepscope.advisor.rule_cards import cards_of
@@ -78,7 +78,7 @@ def test_list_shows_everything_and_counts_it() -> None:
     result = call("list")
 
     shown = flat(result)
-    for name in (*KNOWLEDGE.rules, *KNOWLEDGE.methods):
+    for name in (*KNOWLEDGE.rules, *KNOWLEDGE.methods, *KNOWLEDGE.combinations):
         assert name in shown
     assert f"{len(KNOWLEDGE.rules)} rules, {len(KNOWLEDGE.methods)} methods" in shown
     assert max(map(cell_len, result.stdout.splitlines())) <= 100
@@ -107,7 +107,8 @@ def test_list_as_json_says_what_each_is() -> None:
     }
     assert entries["sy-workers"]["component"] == "systems"
     assert entries["sy-workers"]["effort"] == "minutes"
-    assert len(entries) == len(KNOWLEDGE.rules) + len(KNOWLEDGE.methods)
+    kinds = KNOWLEDGE.rules, KNOWLEDGE.methods, KNOWLEDGE.combinations
+    assert len(entries) == sum(map(len, kinds))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_filters_hold_together() -> None:
     assert {entry["id"] for entry in both} == expected
     assert listed("--kind", "rule", "--effort", "minutes") == []
     nothing = call("list", "--kind", "rule", "--effort", "minutes")
-    assert flat(nothing) == "0 rules, 0 methods"
+    assert flat(nothing) == "0 rules, 0 methods, 0 combinations"
 
 
 def test_list_shows_ones_own(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_only_what_was_read_in_a_paper_is_called_a_paper() -> None:
             assert "field knowledge, not checked against a paper" in effect
 
 
-@pytest.mark.parametrize("name", [*KNOWLEDGE.rules, *KNOWLEDGE.methods])
+@pytest.mark.parametrize("name", [*KNOWLEDGE.rules, *KNOWLEDGE.methods, *KNOWLEDGE.combinations])
 def test_everything_can_be_explained(name: str) -> None:
     shown = card(name)
 
@@ -247,8 +248,8 @@ def test_on_a_terminal_code_is_coloured_and_citations_are_links(
         ("idle_core", "nearest: idle_cores"),
         ("sy-worker", "sy-workers"),
         ("xyzzy", "`advise rules list` shows them all"),
-        ("", "there is no rule or method ''"),
-        ("../../etc/passwd", "there is no rule or method"),
+        ("", "there is no rule, method or combination ''"),
+        ("../../etc/passwd", "there is no rule, method or combination"),
     ],
 )
 def test_an_unknown_id_is_refused_with_the_nearest(name: str, words: str) -> None:
@@ -389,7 +390,7 @@ def test_the_documents_example_passes_lint_and_test(tmp_path: Path) -> None:
     linted = call("lint", "my_rules")
     tested = call("test", "my_rules")
 
-    assert linted.stdout == "1 rule, 1 method: 0 errors, 0 notes\n"
+    assert linted.stdout == "1 rule, 1 method, 1 combination: 0 errors, 0 notes\n"
     assert tested.exit_code == 0, tested.stdout
     count = f"{len(KNOWLEDGE.rules) + 1} rules"
     assert tested.stdout.startswith(count)
@@ -410,5 +411,6 @@ def test_the_documents_example_takes_part_in_advice(tmp_path: Path) -> None:
 
 def test_the_document_names_every_key_and_predictor() -> None:
     text = DOCUMENT.read_text("utf-8")
-    for name in (*Rule.__struct_fields__, *Method.__struct_fields__, *PREDICTORS):
+    fields = [name for kind in (Rule, Method, Combination) for name in kind.__struct_fields__]
+    for name in (*fields, *PREDICTORS):
         assert f"`{name}`" in text, name
