@@ -103,7 +103,9 @@ def advise(
         left_share=left_share(plan.after, bottleneck(plan.after)),
         interplay=interplay(_proposed(plan, findings), {*on}, knowledge),
         findings=findings,
-        tempting=_tempting(knowledge, profile, measurement, facts, set(advised)),
+        tempting=_tempting(
+            knowledge, profile, measurement, facts, {*advised, *(s.method for s in plan.steps)}
+        ),
         already_on=[AlreadyOn(method=name, title=title) for name, title in on.items()],
         not_fired=[
             NotFired(

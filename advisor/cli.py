@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stepscope.advisor.command import Refused, check_outputs, fail, judge, write
+from stepscope.advisor.command import Refused, check_outputs, fail, judge, knowledge, write
 from stepscope.advisor.rules_cli import rules
 from stepscope.advisor.run import run
 
@@ -45,6 +45,7 @@ def cli() -> None:
     advise profile.json --json -     the same as JSON on standard output
     advise run -- python train.py    run a program, profile its training steps, and judge them
     advise demo                      record and judge a small bundled training loop
+    advise what-if profile.json sy-workers fp-amp      what these gain together
     advise rules list                the rules and methods that advice comes from
 
     Record a profile with `with profile("profile.json") as prof:` around the loop and
@@ -153,6 +154,48 @@ def demo(out: Path, steps: int | None, name: str) -> None:
         write(judge(profile_path), profile_path.with_suffix(".html"))
     except Refused as error:
         fail(str(error))
+
+
+@cli.command("what-if")
+@click.argument("profile_path", metavar="PROFILE", type=click.Path(path_type=Path))
+@click.argument("methods", metavar="METHOD...", nargs=-1, required=True)
+@click.option(
+    "--rules",
+    "rules",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="More rules and methods.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def what_if_command(
+    profile_path: Path, methods: tuple[str, ...], rules: tuple[Path, ...], as_json: bool
+) -> None:
+    """Predict what several METHODs gain together, in this order.
+
+    Each is told alone and on top of those before it; kappa is the gain of all over the product of
+    the single ones. `advise rules list --kind method` shows the ids.
+    """
+    from stepscope.advisor.knowledge import KnowledgeError
+    from stepscope.advisor.measure import NoStepsError
+    from stepscope.advisor.what_if import what_if
+    from stepscope.profiler.storage import ProfileError, load
+
+    try:
+        found, _ = knowledge(rules)
+        together = what_if(list(methods), load(profile_path), found)
+    except (KnowledgeError, NoStepsError, ProfileError, Refused) as error:
+        fail(str(error))
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(together), indent=2))
+        return
+    from rich.console import Console
+
+    from stepscope.advisor.what_if_terminal import print_together
+
+    print_together(together, Console())
 
 
 cli.add_command(run)

@@ -85,7 +85,7 @@ def obstacle(condition: Condition, facts: Facts) -> str | None:
     return f"{known.meaning if known else name}: {result.words.partition(' is ')[2]}"
 
 
-_WHAT_THERE_IS = ("gpu.", "model.", "optimizer.", "run.")
+_WHAT_THERE_IS = ("gpu.", "model.", "optimizer.", "run.", "loader.num_workers")
 
 
 def _evaluate(condition: Condition, facts: Facts, limits: dict[str, float]) -> _Outcome:

@@ -30,6 +30,39 @@ class Candidate(NamedTuple):
     method: Method
     outcome: Outcome
     speedup: float
+    worst: float
+    """Speedup in the worst case of the change; below 1 it may lose."""
+
+    @property
+    def worthwhile(self) -> bool:
+        """Whether it gains enough to be told, and more than it may lose: a gamble is no plan."""
+        return self.speedup >= WORTHWHILE and self.speedup * self.worst >= 1
+
+
+class Whole(NamedTuple):
+    """Speedup of several steps, with the squared widths of its interval on a logarithmic scale."""
+
+    speedup: float
+    below: float
+    above: float
+
+    def with_step(self, step: Prediction) -> Whole:
+        """One step more; that all turn out worst, or best, is unlikely: their errors add up."""
+        return Whole(
+            self.speedup * step.speedup,
+            self.below + log(step.speedup / step.low) ** 2,
+            self.above + log(step.high / step.speedup) ** 2,
+        )
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self.speedup / exp(sqrt(self.below))
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self.speedup * exp(sqrt(self.above))
 
 
 class Diagnosis(NamedTuple):
@@ -74,7 +107,7 @@ def make_plan(
         profile: the run.
         measurement: its stages.
     """
-    done, whole = _remembered(_unchanged), _Whole(1.0, 0.0, 0.0)
+    done, whole = remembered(_unchanged), Whole(1.0, 0.0, 0.0)
     facts, advised_by = first
     steps: list[PlanStep] = []
     taken: list[Method] = []
@@ -87,7 +120,7 @@ def make_plan(
         before, done = done, _then(done, best.outcome.likely)
         after = done(measurement.stages)
         predicted = predict(best.outcome, before, measurement)
-        whole = _product(whole, predicted)
+        whole = whole.with_step(predicted)
         next_cause = bottleneck(after)
         steps.append(
             PlanStep(
@@ -101,8 +134,8 @@ def make_plan(
                 predicted=predicted,
                 kappa=best.speedup / _alone(best.method, profile, measurement.stages),
                 cumulative=whole.speedup,
-                cumulative_low=whole.speedup / exp(sqrt(whole.below)),
-                cumulative_high=whole.speedup * exp(sqrt(whole.above)),
+                cumulative_low=whole.low,
+                cumulative_high=whole.high,
                 measured=None,
                 next_cause=next_cause,
                 left_share=left_share(after, next_cause),
@@ -148,8 +181,9 @@ def _candidates(
             continue
         change = outcome(method.predictor, profile, stages)
         if change is not None:
-            found.append(Candidate(method, change, ratio(stages, change.likely(stages))))
-    return [candidate for candidate in found if candidate.speedup >= WORTHWHILE]
+            likely, worst = change.likely(stages), change.worst(stages)
+            found.append(Candidate(method, change, ratio(stages, likely), ratio(stages, worst)))
+    return [candidate for candidate in found if candidate.worthwhile]
 
 
 def _best(candidates: list[Candidate]) -> Candidate:
@@ -197,28 +231,11 @@ def _unchanged(stages: Stages) -> Stages:
     return stages
 
 
-class _Whole(NamedTuple):
-    """Speedup of several steps, with the squared widths of its interval on a logarithmic scale."""
-
-    speedup: float
-    below: float
-    above: float
-
-
-def _product(whole: _Whole, step: Prediction) -> _Whole:
-    """One step more; that all turn out worst, or best, is no likelier than their errors' sum."""
-    return _Whole(
-        whole.speedup * step.speedup,
-        whole.below + log(step.speedup / step.low) ** 2,
-        whole.above + log(step.high / step.speedup) ** 2,
-    )
-
-
 def _then(first: Change, second: Change) -> Change:
-    return _remembered(lambda stages: second(first(stages)))
+    return remembered(lambda stages: second(first(stages)))
 
 
-def _remembered(change: Change) -> Change:
+def remembered(change: Change) -> Change:
     """The same change, worked out once for each of the stages: every step builds on the last."""
     known: dict[int, tuple[Stages, Stages]] = {}
 

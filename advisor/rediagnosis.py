@@ -26,12 +26,13 @@ def facts_after(profile: Profile, measurement: Measurement, stages: Stages) -> F
     shares = {c: Interval(s / total, s / total, s / total) for c, s in seconds.items() if s > 0}
     changed = replace(measurement, breakdown=Breakdown(total, shares), stages=stages)
     facts = facts_of(profile, changed)
-    if "data.wait_share" in facts:
-        facts["data.wait_share"] = sum(step.wait.values()) / total
-    if "loader.num_workers" in facts:
-        facts["loader.num_workers"] = stages.workers
-        facts["loader.prefetch_factor"] = stages.prefetch
-        facts["loader.in_order"] = stages.in_order
+    modelled: Facts = {
+        "data.wait_share": sum(step.wait.values()) / total,
+        "loader.num_workers": stages.workers,
+        "loader.prefetch_factor": stages.prefetch,
+        "loader.in_order": stages.in_order,
+    }
+    facts |= {name: value for name, value in modelled.items() if name in facts}
     return facts
 
 

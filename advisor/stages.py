@@ -337,7 +337,7 @@ class Stages:
     @cached_property
     def _best_workers(self) -> int:
         most = max(8, int(4 * self.cores))
-        candidates = sorted({*range(min(_EACH, most) + 1), *_sparse(most)})
+        candidates: list[int] = sorted({*range(min(_EACH, most) + 1), *_sparse(most)})
         seconds = {workers: self.with_workers(workers).seconds() for workers in candidates}
         best = min(seconds.values())
         return next(w for w in candidates if seconds[w] <= 1.03 * best)

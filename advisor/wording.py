@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable
 
-from stepscope.advisor.advice import CauseShare, Finding, Place, Prediction
+from stepscope.advisor.advice import CauseShare, Factors, Finding, Place, Prediction
 from stepscope.advisor.causes import CATEGORIES, CAUSES
 
 KINDS = {
@@ -98,6 +98,18 @@ def prediction(predicted: Prediction) -> str:
         worst = f", at worst {speedup(predicted.low)}" if predicted.low < MAY_LOSE else ""
         return f"at most {speedup(predicted.high)} ({half}{worst})"
     return f"{speedup(predicted.speedup)} ({speedup_interval(predicted.low, predicted.high)})"
+
+
+def factors(found: Factors) -> str:
+    """Time per step and number of steps: what the model bounds, and what others report."""
+    step = f"a step takes {found.step} as before" if found.step == "as long" else ""
+    if found.step == "shorter":
+        step = f"a step gets at most {speedup(found.step_speedup_at_most)} as fast"
+    elif found.step == "longer":
+        step = "a step gets longer"
+        if found.free_share is not None:
+            step += f" by what goes beyond {share(found.free_share)} of it, which is free"
+    return f"{step} (model); {found.steps} steps to the same quality (reported)"
 
 
 def past_threshold(margin: float) -> str:

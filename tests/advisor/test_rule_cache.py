@@ -71,13 +71,14 @@ def test_a_file_that_is_gone_is_gone(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_not_believed(damage: str, tmp_path: Path) -> None:
     whole = load_knowledge()
     file = the_file(tmp_path)
-    content = bytearray(file.read_bytes())
+    content = file.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    file.unlink()
     if damage == "folder":
-        file.unlink()
         file.mkdir()
     else:
-        content[len(content) // 2] ^= 1
-        ways = {"cut": content[:-9], "bit": content, "empty": b"", "noise": b"\0" * 99}
+        ways = {"cut": content[:-9], "bit": flipped, "empty": b"", "noise": b"\0" * 99}
         file.write_bytes(ways[damage])
 
     assert load_knowledge() == whole

@@ -107,8 +107,8 @@ def test_list_as_json_says_what_each_is() -> None:
     }
     assert entries["sy-workers"]["component"] == "systems"
     assert entries["sy-workers"]["effort"] == "minutes"
-    kinds = KNOWLEDGE.rules, KNOWLEDGE.methods, KNOWLEDGE.combinations
-    assert len(entries) == sum(map(len, kinds))
+    everything = [*KNOWLEDGE.rules, *KNOWLEDGE.methods, *KNOWLEDGE.combinations]
+    assert len(entries) == len(everything)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import a_data_bound_run, a_run, even_samples
+from builders import CALIBRATION, MS, a_data_bound_run, a_healthy_run, a_run, even_samples
+from msgspec.structs import replace
 
-from stepscope.advisor.advice import Advice
+from stepscope.advisor.advice import Advice, Prediction
 from stepscope.advisor.advise import advise
 from stepscope.advisor.facts import Facts
+from stepscope.advisor.measure import measure
 from stepscope.advisor.plan import in_use, possible
+from stepscope.advisor.predict import outcome, predict
 from stepscope.advisor.rule_files import load_knowledge
-from stepscope.profiler.format import Optimizer, Profile
+from stepscope.profiler.format import Operator, Optimizer, Profile, Window, WindowPhase
+from stepscope.profiler.storage import load
 
 KNOWLEDGE = load_knowledge()
+RECORDED = Path(__file__).parent / "recorded"
 
 
 def advice_for(profile: Profile) -> Advice:
@@ -212,3 +218,95 @@ def test_compiling_the_model_is_no_answer_to_python_around_it() -> None:
 def test_channels_last_promises_nothing() -> None:
     # What a layout gains depends on every kernel: half of the arithmetic was never it.
     assert KNOWLEDGE.methods["sy-chlast"].predictor.name == "literature"
+
+
+def predicted(advice: Advice, method: str) -> Prediction:
+    """What a method is predicted to gain on the run as it is."""
+    offered = [r for finding in advice.findings for r in finding.recommendations]
+    found = next(r.predicted for r in offered if r.method == method)
+    assert found is not None
+    return found
+
+
+def test_compiling_few_large_operators_may_lose_and_is_not_planned() -> None:
+    profile = a_healthy_run()
+    change = outcome(KNOWLEDGE.methods["sy-fuse"].predictor, profile, measure(profile).stages)
+    assert change is not None
+
+    found = predict(change, lambda stages: stages, measure(profile))
+
+    assert found.low < 0.87 < found.high  # 0.87 times as fast, as measured
+    assert found.speedup < 1
+    assert found.high < 1.15
+    assert "sy-fuse" not in advised(advice_for(profile))
+
+
+def test_compiling_is_planned_where_dispatching_takes_the_time() -> None:
+    tiny = [Operator(name="aten::add", calls=20_000, self_cpu_ns=60 * MS)]
+    phase = WindowPhase(wall_ns=500 * MS, operator_ns=60 * MS, gap_ns=420 * MS, calls=20_000)
+    window = Window(
+        first_step=120, steps=5, wall_ns=500 * MS, phases={"forward": phase}, operators=tiny
+    )
+
+    advice = advice_for(a_run({"data_wait": 0.1, "forward": 99.0}, window=window))
+
+    assert "small_operators" in fired(advice)
+    step = next(step for step in advice.plan if step.method == "sy-fuse")
+    assert step.predicted.speedup > 1.3
+
+
+def test_autocast_gains_where_the_processor_has_fast_bf16() -> None:
+    profile = a_healthy_run()
+    fp32 = CALIBRATION.gemm_fp32_flops
+    profile.environment.calibration = replace(CALIBRATION, gemm_bf16_flops=1.7 * fp32)
+    profile.configuration.autocast = None
+
+    advice = advice_for(profile)
+
+    step = next(step for step in advice.plan if step.method == "fp-amp")
+    assert 1.2 < step.predicted.speedup < 1.8
+    assert step.risk == "numerics"
+
+
+def test_autocast_is_told_useless_where_bf16_is_emulated() -> None:
+    profile = a_healthy_run()
+    fp32 = CALIBRATION.gemm_fp32_flops
+    profile.environment.calibration = replace(CALIBRATION, gemm_bf16_flops=0.02 * fp32)
+    profile.configuration.autocast = None
+
+    advice = advice_for(profile)
+
+    assert "fp-amp" not in advised(advice)
+    reason = next(useless.reason for useless in advice.tempting if useless.method == "fp-amp")
+    assert "0.02, needs more than 1.10" in reason
+
+
+def test_more_workers_are_told_useless_where_the_cores_are_full() -> None:
+    full = a_data_bound_run(
+        cores=1, steps={"cpu": 12.0, "process_cpu": 15.0, "wait_cpu": 0.5, "run_delay": 2.0}
+    )
+
+    useless = {each.method: each.reason for each in advice_for(full).tempting}
+
+    assert useless["sy-workers"].startswith("cannot help: ")
+
+
+@pytest.mark.parametrize(
+    ("loop", "method", "truth"),
+    [
+        # pictures that are stored at the size they are used, a small set in memory without workers,
+        # and rarer checkpoints; each loop was timed with and without its cause
+        ("jpeg_decode", "sy-predecode", 3.76),
+        ("unstacked", "sy-serial-loading", 3.49),
+        ("checkpoints", "sy-rarer-ckpt", 2.31),
+    ],
+)
+def test_recorded_loops_get_the_advice_that_made_them_faster(
+    loop: str, method: str, truth: float
+) -> None:
+    advice = advice_for(load(RECORDED / f"{loop}.json"))
+
+    assert advice.plan[0].method == method
+    assert advice.plan[0].predicted.low <= truth <= advice.plan[0].predicted.high
+    assert "sy-workers" not in advised(advice)
+    assert "sy-fuse" not in advised(advice) or predicted(advice, "sy-fuse").low < 1
