@@ -172,6 +172,14 @@ FACTS: dict[str, FactName] = {
     "comm.backend": FactName("text", "library that exchanges gradients, e.g. nccl or gloo"),
     "comm.buckets": FactName("count", "messages into which gradients are gathered"),
     "comm.bucket_bytes": FactName("bytes", "mean size of such a message"),
+    "gpu.idle": FactName("count", "devices of the machine that nobody used during the run"),
+    "model.float64": FactName("flag", "the largest model has parameters in double precision"),
+    "comm.unused_searched": FactName(
+        "flag", "the graph is searched for parameters without a gradient in each step"
+    ),
+    "comm.unused_bytes": FactName("bytes", "parameters that were found to have no gradient"),
+    "comm.no_sync_per_step": FactName("ratio", "backward passes per step under no_sync()"),
+    "validation.gradients": FactName("flag", "validation keeps what a backward pass would need"),
     "gpu.visible": FactName("count", "devices of the machine, used or not"),
     "gpu.memory_growth_share": FactName("share", "growth of device memory in use per hour"),
     "memory.swap_share": FactName("share", "swap in use over the machine's memory, peak"),

@@ -37,6 +37,7 @@ _BY_NAME = {
     "fetch.storage_bytes": _IO,
     "fetch.storage_share": _IO,
     "gpu.count": _MODEL,
+    "validation.gradients": "profile steps among which the model is validated",
     "host.other_threads_cores": _LONGER,
     "loader.any_order_gain": "use loader workers: num_workers=1 or more",
     "loader.deeper_queue_gain": "use loader workers: num_workers=1 or more",

@@ -27,6 +27,7 @@ from stepscope.advisor.signal_facts import (
 )
 from stepscope.advisor.sources import foreign_cores
 from stepscope.advisor.trainer import growth_bytes_per_step
+from stepscope.advisor.use_facts import use_facts
 from stepscope.profiler.format import Histogram, Loader, Optimizer, Profile, Steps
 
 Facts = dict[str, Value]
@@ -327,6 +328,7 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     site_facts,
     operator_facts,
     predicted_facts,
+    use_facts,
 )
 
 

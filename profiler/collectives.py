@@ -32,4 +32,6 @@ def _read(model: Any) -> Collective | None:
         communication_ns=int(data.get("avg_backward_comm_time", 0)),
         overlap_ns=int(data.get("avg_backward_compute_comm_overlap_time", 0)),
         backward_ns=int(data.get("avg_backward_compute_time", 0)),
+        find_unused_parameters=bool(data.get("find_unused_parameters", False)),
+        unused_parameter_bytes=int(data.get("unused_parameter_size", 0)),
     )

@@ -406,6 +406,10 @@ class Collective(Struct, kw_only=True, omit_defaults=True):
     communication_ns: int
     overlap_ns: int
     backward_ns: int
+    find_unused_parameters: bool | None = None
+    """Whether the graph is searched for parameters without a gradient in each step."""
+    unused_parameter_bytes: int | None = None
+    """Of parameters that had none when it was looked last."""
 
 
 class Solo(Struct, kw_only=True):

@@ -37,6 +37,8 @@ class _ForwardProbe:
         self._patches = patches
         self._observed = observed
         self._forward = recorder.phase("forward")
+        self._validation = recorder.phase("validation")
+        self._kept = recorder.counter("validation_gradients")
         self._known: set[type] = set()
         self._called = self._looked_twice = False
 
@@ -67,6 +69,7 @@ class _ForwardProbe:
 
     def _timed(self, owner: Any, found: Callable[..., Any]) -> Callable[..., Any]:
         recorder, observed, forward = self._recorder, self._observed, self._forward
+        validation, kept = self._validation, self._kept
         original = found
         if "__call__" not in vars(owner):
             # Looked up at each call, since torch.fx replaces `Module.__call__` while it traces.
@@ -85,6 +88,8 @@ class _ForwardProbe:
             if observed.autocast is None and recorder.step_index < _AUTOCAST_STEPS:
                 observed.autocast = _autocast()
             self._called = True
+            if recorder.current == validation and torch.is_grad_enabled():
+                recorder.counted[kept] += 1
             previous = recorder.enter(forward)
             try:
                 return original(module, *args, **kwargs)
