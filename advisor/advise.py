@@ -16,6 +16,7 @@ from stepscope.advisor.advice import (
     NotMeasured,
     Place,
     PlanStep,
+    Prediction,
     Recommendation,
     Useless,
     Verdict,
@@ -34,8 +35,8 @@ from stepscope.advisor.places import places_of, transform_times
 from stepscope.advisor.plan import (
     WORTHWHILE,
     Diagnosis,
+    Evaluator,
     Plan,
-    evaluate,
     in_use,
     left_share,
     make_plan,
@@ -81,7 +82,8 @@ def advise(
     facts = facts_of(profile, measurement)
     judgements = [judge(rule, facts, thresholds) for rule in knowledge.rules.values()]
     places = places_of(profile)
-    findings = _findings(judgements, knowledge, profile, measurement, facts, places)
+    evaluate = Evaluator(profile, measurement)
+    findings = _findings(judgements, knowledge, measurement, facts, places, evaluate)
     advised = _advised_by(findings)
 
     def again(stages: Stages) -> Diagnosis:
@@ -104,7 +106,11 @@ def advise(
         interplay=interplay(_proposed(plan, findings), {*on}, knowledge),
         findings=findings,
         tempting=_tempting(
-            knowledge, profile, measurement, facts, {*advised, *(s.method for s in plan.steps)}
+            knowledge,
+            measurement,
+            facts,
+            {*advised, *(step.method for step in plan.steps)},
+            evaluate,
         ),
         already_on=[AlreadyOn(method=name, title=title) for name, title in on.items()],
         not_fired=[
@@ -172,15 +178,15 @@ def _breakdown(measurement: Measurement) -> list[CauseShare]:
 def _findings(
     judgements: list[Judgement],
     knowledge: Knowledge,
-    profile: Profile,
     measurement: Measurement,
     facts: Facts,
     places: dict[str, list[Place]],
+    evaluate: Evaluator,
 ) -> list[Finding]:
     """The rules that fired, the largest predicted loss first."""
     fired = {j.rule.id: j for j in judgements if j.truth}
     main = bottleneck(measurement.stages)
-    recommended = cache(lambda name: _recommend(knowledge.methods[name], profile, measurement))
+    recommended = cache(lambda name: _recommend(knowledge.methods[name], measurement, evaluate))
     findings = []
     for judgement in fired.values():
         rule = judgement.rule
@@ -225,14 +231,14 @@ def _loads(method: Method, cause: str) -> bool:
     return cause in method.loads and cause not in method.helps
 
 
-def _recommend(method: Method, profile: Profile, measurement: Measurement) -> Recommendation:
+def _recommend(method: Method, measurement: Measurement, evaluate: Evaluator) -> Recommendation:
     return Recommendation(
         method=method.id,
         title=method.name,
         kind=method.kind,
         risk=RISKS[method.kind],
         effort=method.effort,
-        predicted=evaluate(method, profile, measurement),
+        predicted=evaluate(method),
         factors=factors_of(method, measurement.stages),
         alternatives=[],
         how_to=method.how_to,
@@ -332,10 +338,10 @@ def _left(plan: Plan) -> str:
 
 def _tempting(
     knowledge: Knowledge,
-    profile: Profile,
     measurement: Measurement,
     facts: Facts,
     advised: set[str],
+    evaluate: Evaluator,
 ) -> list[Useless]:
     """Popular methods that would gain nothing here, or that nobody should try here."""
     useless = []
@@ -343,7 +349,7 @@ def _tempting(
         if not method.tempting or method.id in advised or in_use(method, facts):
             continue
         if possible(method, facts):
-            reason = _gains_nothing(method, profile, measurement)
+            reason = _gains_nothing(method, evaluate(method), measurement)
         else:
             why = obstacle(method.requires, facts) if method.requires else None
             reason = f"cannot help: {why}" if why else None
@@ -352,9 +358,10 @@ def _tempting(
     return useless
 
 
-def _gains_nothing(method: Method, profile: Profile, measurement: Measurement) -> str | None:
+def _gains_nothing(
+    method: Method, predicted: Prediction | None, measurement: Measurement
+) -> str | None:
     """Why a method that is possible gains nothing; None where it may gain."""
-    predicted = evaluate(method, profile, measurement)
     if predicted is None or predicted.high >= 1.05:
         return None
     relieved = sum(

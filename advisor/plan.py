@@ -164,10 +164,23 @@ def left_share(stages: Stages, cause: str) -> float:
     return 1 - 1 / (1 + max(0.0, gain(stages, cause)))
 
 
-def evaluate(method: Method, profile: Profile, measurement: Measurement) -> Prediction | None:
-    """Speedup by a method, applied to the run as it is; None without a predictor."""
-    change = outcome(method.predictor, profile, measurement.stages)
-    return None if change is None else predict(change, _unchanged, measurement)
+class Evaluator:
+    """Speedups by single methods, applied to the run as it is; same predictor, same answer."""
+
+    def __init__(self, profile: Profile, measurement: Measurement) -> None:
+        self._profile = profile
+        self._measurement = measurement
+        self._known: dict[tuple[str, ...], Prediction | None] = {}
+
+    def __call__(self, method: Method) -> Prediction | None:
+        """Its prediction; None without a predictor."""
+        key = (method.predictor.name, *method.predictor.causes)
+        if key not in self._known:
+            change = outcome(method.predictor, self._profile, self._measurement.stages)
+            self._known[key] = (
+                None if change is None else predict(change, _unchanged, self._measurement)
+            )
+        return self._known[key]
 
 
 def _candidates(

@@ -22,10 +22,11 @@ def use_facts(facts: Draft, profile: Profile, measurement: Measurement) -> None:
         facts["comm.unused_searched"] = largest_exchange.find_unused_parameters
         facts["comm.unused_bytes"] = largest_exchange.unused_parameter_bytes
     steady = profile.steady
-    if profile.collectives and "no_syncs" in steady.calls and steady.total:
-        facts["comm.no_sync_per_step"] = sum(steady.calls["no_syncs"]) / steady.total
-    if "validation_gradients" in steady.calls and sum(steady.calls.get("validations", [])):
-        facts["validation.gradients"] = sum(steady.calls["validation_gradients"]) > 0
+    calls = {name: sum(column) for name, column in steady.calls.items()}
+    if profile.collectives and "no_syncs" in calls and steady.total:
+        facts["comm.no_sync_per_step"] = calls["no_syncs"] / steady.total
+    if "validation_gradients" in calls and calls.get("validations"):
+        facts["validation.gradients"] = calls["validation_gradients"] > 0
 
 
 def _idle_devices(profile: Profile) -> int | None:

@@ -1,4 +1,4 @@
-"""How long a person waits for the advice: whole processes, medians of several runs.
+"""How long a person waits for the advice: whole processes, and the rules alone; medians.
 
     python bench/advise_speed.py [PROFILE]
 
@@ -7,15 +7,22 @@ Without PROFILE, one of 1,000,000 steps is synthesised.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from stepscope.advisor.engine import judge
+from stepscope.advisor.facts import facts_of
+from stepscope.advisor.measure import measure
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler import profile
+from stepscope.profiler.storage import load
 
 RUNS = 9
 
@@ -40,7 +47,34 @@ def long_profile(path: Path, steps: int = 1_000_000) -> None:
             recorder.spent[recorder.wait] += chance.randrange(1000)
 
 
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Median processor time of a call in this process, which a busy machine stretches less."""
+    times = []
+    for _ in range(RUNS + 1):
+        begin = time.process_time()
+        call()
+        times.append(time.process_time() - begin)
+    return statistics.median(times[1:])
+
+
+def rules_alone() -> None:
+    """Loading and evaluating everything, with what was parsed before and without."""
+    recorded = Path(__file__).parents[1] / "tests" / "advisor" / "recorded" / "jpeg_decode.json"
+    run = load(recorded)
+    facts = facts_of(run, measure(run))
+    rules = load_knowledge().rules.values()
+    loading = cpu_seconds(load_knowledge)
+    judging = cpu_seconds(lambda: [judge(rule, facts) for rule in rules])
+    with tempfile.NamedTemporaryFile() as no_folder:
+        os.environ["XDG_CACHE_HOME"] = no_folder.name
+        parsing = cpu_seconds(load_knowledge)
+        del os.environ["XDG_CACHE_HOME"]
+    print(f"load all rules      {loading * 1e3:7.0f} ms (the first time {parsing * 1e3:.0f} ms)")
+    print(f"judge all rules     {judging * 1e3:7.0f} ms")
+
+
 def main() -> None:
+    rules_alone()
     advise = [sys.executable, "-c", "from stepscope.advisor.cli import main; main()"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(folder, "long.json")
