@@ -89,6 +89,11 @@ def _read(file: Path) -> Config | None:
 
 
 def _checked(file: Path, table: object) -> Config:
+    thresholds = table.get("thresholds") if isinstance(table, dict) else None
+    for name, value in thresholds.items() if isinstance(thresholds, dict) else ():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            key = f"tool.stepscope.thresholds.{name}"
+            raise KnowledgeError(f"{file}: {key}: {value!r} is no number")
     try:
         found = msgspec.convert(table, type=_Table)
     except msgspec.ValidationError as error:

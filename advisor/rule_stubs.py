@@ -1,4 +1,4 @@
-"""Files to begin a rule or a method of one's own with: `advise rules new`."""
+"""Files to begin a rule, method or combination of one's own with: `advise rules new`."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ component: systems  # TODO function, data, optimization or systems
 subcomponent: TODO part of the component
 actions: [replace]  # TODO of remove, restrict, reorder, replace, retrofit
 kind: exact  # TODO exact: same mathematics; numerics: other rounding; algorithmic: anything else
+# Only an algorithmic method says what becomes of time per step and of the number of steps:
+#   cost: {{step: shorter, steps: as many}}   # shorter, as long, longer; fewer, as many, more
 summary: >-
   TODO What it does, in two sentences.
 # Causes that it relieves.
@@ -95,6 +97,22 @@ provenance: F  # TODO where the rest of this file comes from, in the same letter
 """
 
 
+COMBINATION = """\
+# What methods do to each other, begun by `advise rules new`; docs/rules.md explains every key.
+id: {id}
+title: TODO what they have in common ({id})
+# exclusive: the same job, take one; overlapping: gains overlap. With `partners` as well:
+# ordered: methods come first; paired: each makes room for the other; harmful: methods spoil them.
+relation: overlapping  # TODO
+methods: [sy-predecode, sy-gpuaug]  # TODO
+# partners: [sy-workers]
+why: >-
+  TODO Why that is so.
+source: TODO who says so
+provenance: F  # TODO P paper, S stored source, M memory, F field knowledge, D derived
+"""
+
+
 def rule_stub(name: str) -> str:
     """The YAML of a rule that works and says TODO where its author has to decide."""
     return RULE.format(id=name, threshold=f"{name.replace('-', '_')}_gain")
@@ -103,3 +121,8 @@ def rule_stub(name: str) -> str:
 def method_stub(name: str) -> str:
     """The same for a method."""
     return METHOD.format(id=name)
+
+
+def combination_stub(name: str) -> str:
+    """The same for a combination."""
+    return COMBINATION.format(id=name)

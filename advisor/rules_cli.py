@@ -151,7 +151,7 @@ def test_command(folder: Path | None) -> None:
 
 
 @rules.command("new")
-@click.argument("kind", type=click.Choice(("rule", "method")))
+@click.argument("kind", type=click.Choice(("rule", "method", "combination")))
 @click.argument("name", metavar="ID")
 @click.option(
     "--dir",
@@ -160,12 +160,14 @@ def test_command(folder: Path | None) -> None:
     type=click.Path(path_type=Path),
     help="Folder of rules [the first in pyproject.toml, else stepscope-rules].",
 )
-def new_command(kind: Literal["rule", "method"], name: str, folder: Path | None) -> None:
-    """Write a file to begin a rule or a method with; it says what is left to decide."""
-    from stepscope.advisor.knowledge import KnowledgeError, Method, Rule
+def new_command(
+    kind: Literal["rule", "method", "combination"], name: str, folder: Path | None
+) -> None:
+    """Write a file to begin with; it says what is left to decide."""
+    from stepscope.advisor.knowledge import Combination, KnowledgeError, Method, Rule
     from stepscope.advisor.lint import ID
-    from stepscope.advisor.rule_files import FOLDERS, load_knowledge
-    from stepscope.advisor.rule_stubs import method_stub, rule_stub
+    from stepscope.advisor.rule_files import FOLDERS, Entry, load_knowledge
+    from stepscope.advisor.rule_stubs import combination_stub, method_stub, rule_stub
 
     if not ID.fullmatch(name):
         fail(f"{name!r}: an id has small letters, digits, - and _, and begins with a letter")
@@ -176,12 +178,13 @@ def new_command(kind: Literal["rule", "method"], name: str, folder: Path | None)
         fail(str(error))
     if taken is not None:
         fail(f"{name!r}: is the id of {taken.file}; copy that file if you mean to replace it")
-    text = rule_stub(name) if kind == "rule" else method_stub(name)
-    path = folders[0] / FOLDERS[Rule if kind == "rule" else Method] / "own" / f"{name}.yaml"
+    stub = {"rule": rule_stub, "method": method_stub, "combination": combination_stub}[kind]
+    made: dict[str, type[Entry]] = {"rule": Rule, "method": Method, "combination": Combination}
+    path = folders[0] / FOLDERS[made[kind]] / "own" / f"{name}.yaml"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(stub(name))
     except FileExistsError:
         fail(f"{path}: is there already; choose another id or delete it first")
     except OSError as error:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from builders import a_rule
 
-from stepscope.advisor.engine import Judgement, Truth, fill, holds, judge, unit_of
+from stepscope.advisor.engine import Judgement, Truth, fill, holds, judge, obstacle, unit_of
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Condition, Threshold
 
@@ -201,3 +201,18 @@ def test_thresholds_of_a_rule_have_defaults() -> None:
     rule = a_rule(thresholds={"much": Threshold(default=0.5, reason="half")})
 
     assert judge(rule, {"data.wait_share": 0.4}).truth is False
+
+
+def test_an_obstacle_is_told_with_the_measured_value() -> None:
+    busy = leaf("cpu.saturation", "<", 0.85)
+
+    words = obstacle(busy, {"cpu.saturation": 0.95})
+
+    assert words is not None
+    assert words.endswith(": 95 %, needs less than 85 %")
+    assert obstacle(busy, {"cpu.saturation": 0.5}) is None
+    assert obstacle(busy, {}) is None
+
+
+def test_what_kind_of_model_it_is_is_no_obstacle_worth_telling() -> None:
+    assert obstacle(leaf("model.convolutions", ">=", 1), {"model.convolutions": 0}) is None

@@ -9,11 +9,12 @@ from stepscope.advisor.cli import cli
 from stepscope.advisor.knowledge import Knowledge, KnowledgeError
 from stepscope.advisor.lint import Problem, lint
 from stepscope.advisor.rule_files import built_in, load_knowledge
-from stepscope.advisor.rule_stubs import method_stub, rule_stub
+from stepscope.advisor.rule_stubs import combination_stub, method_stub, rule_stub
 
 KNOWLEDGE = load_knowledge()
 RULE = rule_stub("my_rule").replace("TODO", "Done,")
 METHOD = method_stub("my-method").replace("TODO", "Done,")
+COMBINATION = combination_stub("my-group").replace("TODO", "Done,")
 
 
 def place(folder: Path, kind: str, name: str, text: str, group: str = "own") -> Path:
@@ -41,6 +42,12 @@ def changed(text: str, old: str, new: str) -> str:
 
 
 RULE_FAULTS = {
+    "no close call": (
+        "{gain.cpu_preprocessing.transform: 0.09}",
+        "{gain.cpu_preprocessing.transform: 0.05}",
+        "silent:",
+        "`fixtures.silent`: none is just short of firing",
+    ),
     "schema": ("op: ", "operator: ", "- {fact:", "`when.all[0]`: "),
     "not YAML": ("title: ", "title: [", "cause:", "is not YAML"),
     "cause": ("cause: cpu_pre", "cause: gpu_pre", "cause:", "`cause`: 'gpu_preprocessing"),
@@ -167,6 +174,13 @@ RULE_FAULTS = {
 }
 
 METHOD_FAULTS = {
+    "no cost": ("kind: exact", "kind: algorithmic", "kind:", "`kind`: is algorithmic: say under"),
+    "cost of an exact one": (
+        "loads: []",
+        "loads: []\ncost: {step: shorter, steps: as many}",
+        "cost:",
+        "`cost`: belongs to algorithmic methods; this one is exact",
+    ),
     "schema": ("kind: exact", "kind: magic", "kind: magic", "`kind`: "),
     "cause": ("helps: [cpu", "helps: [gpu", "helps:", "`helps`: 'gpu_preprocessing"),
     "no help": ("helps: [cpu_preprocessing.transform]", "helps: []", "helps:", "`helps`: is empty"),
@@ -279,6 +293,36 @@ def test_a_fault_of_a_method_is_found_where_it_is(fault: str, tmp_path: Path) ->
     assert 1 <= len(found) <= 2
     place_of_it = f"{path}:{line_with(text, at)}: "
     assert any(str(p).startswith(place_of_it) and words in p.message for p in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("sy-gpuaug]", "sy-gpuaid]", "`methods`: 'sy-gpuaid' does not exist"),
+        (", sy-gpuaug]", "]", "`methods`: names too few methods to combine"),
+        ("sy-gpuaug]", "sy-predecode]", "`methods`: names sy-predecode more than once"),
+        ("relation: overlapping", "relation: ordered", "`relation`: `ordered` needs `partners`"),
+        ("# partners", "partners", "`relation`: `overlapping` takes no `partners`"),
+        ("relation: overlapping", "relation: friendly", "`relation`: Invalid enum value"),
+        ("Done, who says so", "''", "`source`: is empty"),
+        ("id: my-group", "id: your-group", "`id`: is 'your-group', the file name says otherwise"),
+    ],
+)
+def test_a_fault_of_a_combination_is_found(old: str, new: str, words: str, tmp_path: Path) -> None:
+    path = place(tmp_path, "combinations", "my-group", changed(COMBINATION, old, new))
+
+    [problem] = errors(tmp_path)
+
+    assert problem.file == str(path)
+    assert problem.message.startswith(words)
+
+
+def test_nothing_is_wrong_with_a_finished_combination(tmp_path: Path) -> None:
+    place(tmp_path, "combinations", "my-group", COMBINATION)
+
+    report = lint(tmp_path, KNOWLEDGE)
+
+    assert (report.problems, report.combinations) == ([], 1)
 
 
 def test_nothing_is_wrong_with_a_finished_rule_and_method(tmp_path: Path) -> None:
