@@ -117,38 +117,21 @@ def make_plan(
         if not candidates:
             break
         best = _best(candidates)
-        before, done = done, _then(done, best.outcome.likely)
+        before, done = done, then(done, best.outcome.likely)
         after = done(measurement.stages)
         predicted = predict(best.outcome, before, measurement)
         whole = whole.with_step(predicted)
-        next_cause = bottleneck(after)
-        steps.append(
-            PlanStep(
-                method=best.method.id,
-                title=best.method.name,
-                kind=best.method.kind,
-                risk=RISKS[best.method.kind],
-                effort=best.method.effort,
-                rule=advised_by[best.method.id],
-                how_to=best.method.how_to,
-                predicted=predicted,
-                kappa=best.speedup / _alone(best.method, profile, measurement.stages),
-                cumulative=whole.speedup,
-                cumulative_low=whole.low,
-                cumulative_high=whole.high,
-                measured=None,
-                next_cause=next_cause,
-                left_share=left_share(after, next_cause),
-                alternatives=[
-                    Alternative(
-                        method=other.method.id,
-                        title=other.method.name,
-                        predicted=predict(other.outcome, before, measurement),
-                    )
-                    for other in _alternatives(best, candidates, knowledge)
-                ],
+        step = _plan_step(best, advised_by[best.method.id], predicted, whole, after)
+        step.kappa = best.speedup / _alone(best.method, profile, measurement.stages)
+        step.alternatives = [
+            Alternative(
+                method=other.method.id,
+                title=other.method.name,
+                predicted=predict(other.outcome, before, measurement),
             )
-        )
+            for other in _alternatives(best, candidates, knowledge)
+        ]
+        steps.append(step)
         taken.append(best.method)
         facts, more = again(after)
         advised_by = {
@@ -157,6 +140,31 @@ def make_plan(
             if not _ruled_out(knowledge.methods[name], taken, knowledge)
         }
     return Plan(steps, done(measurement.stages))
+
+
+def _plan_step(
+    best: Candidate, rule: str, predicted: Prediction, whole: Whole, after: Stages
+) -> PlanStep:
+    """A step of the plan, as far as it does not depend on the steps before it."""
+    next_cause = bottleneck(after)
+    return PlanStep(
+        method=best.method.id,
+        title=best.method.name,
+        kind=best.method.kind,
+        risk=RISKS[best.method.kind],
+        effort=best.method.effort,
+        rule=rule,
+        how_to=best.method.how_to,
+        predicted=predicted,
+        kappa=1.0,
+        cumulative=whole.speedup,
+        cumulative_low=whole.low,
+        cumulative_high=whole.high,
+        measured=None,
+        next_cause=next_cause,
+        left_share=left_share(after, next_cause),
+        alternatives=[],
+    )
 
 
 def left_share(stages: Stages, cause: str) -> float:
@@ -244,7 +252,8 @@ def _unchanged(stages: Stages) -> Stages:
     return stages
 
 
-def _then(first: Change, second: Change) -> Change:
+def then(first: Change, second: Change) -> Change:
+    """One change after the other."""
     return remembered(lambda stages: second(first(stages)))
 
 

@@ -7,10 +7,10 @@ from msgspec import Struct
 from stepscope.advisor.advice import Factors, Interplay, Kind, Prediction
 from stepscope.advisor.composition import factors_of, interplay
 from stepscope.advisor.engine import obstacle
-from stepscope.advisor.facts import facts_of
+from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method
 from stepscope.advisor.measure import Measurement, measure
-from stepscope.advisor.plan import Whole, bottleneck, in_use, left_share, possible, remembered
+from stepscope.advisor.plan import Whole, bottleneck, in_use, left_share, possible, remembered, then
 from stepscope.advisor.predict import Change, outcome, predict
 from stepscope.profiler.format import Profile
 
@@ -57,17 +57,12 @@ def what_if(names: list[str], profile: Profile, knowledge: Knowledge) -> Togethe
     methods = _checked(names, knowledge)
     measurement = measure(profile)
     facts = facts_of(profile, measurement)
-    state: Change = remembered(lambda stages: stages)
-    start, whole, product, parts = state, Whole(1.0, 0.0, 0.0), 1.0, []
+    start = state = remembered(lambda stages: stages)
+    whole, product = Whole(1.0, 0.0, 0.0), 1.0
+    parts = []
     for method in methods:
         alone = _predicted(method, profile, measurement, start)
         on_top = _predicted(method, profile, measurement, state)
-        if alone is not None and on_top is not None:
-            change = outcome(method.predictor, profile, state(measurement.stages))
-            assert change is not None
-            whole, product = whole.with_step(on_top), product * alone.speedup
-            state = _then(state, change.likely)
-        why = obstacle(method.requires, facts) if method.requires else None
         parts.append(
             Part(
                 method=method.id,
@@ -77,13 +72,13 @@ def what_if(names: list[str], profile: Profile, knowledge: Knowledge) -> Togethe
                 on_top=on_top,
                 factors=factors_of(method, measurement.stages),
                 reported=f"{method.effect.text} ({method.effect.source})",
-                remark="it is on already"
-                if in_use(method, facts)
-                else ""
-                if possible(method, facts)
-                else f"not possible here{f': {why}' if why else ''}",
+                remark=_remark(method, facts),
             )
         )
+        change = outcome(method.predictor, profile, state(measurement.stages))
+        if change is not None and alone is not None and on_top is not None:
+            whole, product = whole.with_step(on_top), product * alone.speedup
+            state = then(state, change.likely)
     after = state(measurement.stages)
     on = {method.id for method in knowledge.methods.values() if in_use(method, facts)}
     cause = bottleneck(after)
@@ -118,5 +113,11 @@ def _predicted(
     return None if change is None else predict(change, state, measurement)
 
 
-def _then(first: Change, second: Change) -> Change:
-    return remembered(lambda stages: second(first(stages)))
+def _remark(method: Method, facts: Facts) -> str:
+    """Whether there is anything against using a method here."""
+    if in_use(method, facts):
+        return "it is on already"
+    if possible(method, facts):
+        return ""
+    why = obstacle(method.requires, facts) if method.requires else None
+    return f"not possible here: {why}" if why else "not possible here"
