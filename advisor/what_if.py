@@ -5,12 +5,13 @@ from __future__ import annotations
 from msgspec import Struct
 
 from stepscope.advisor.advice import Factors, Interplay, Kind, Prediction
+from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.composition import factors_of, interplay
 from stepscope.advisor.engine import obstacle
 from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method
 from stepscope.advisor.measure import Measurement, measure
-from stepscope.advisor.plan import Whole, bottleneck, in_use, left_share, possible, remembered, then
+from stepscope.advisor.plan import Whole, in_use, left_share, possible, remembered, then
 from stepscope.advisor.predict import Change, outcome, predict
 from stepscope.profiler.format import Profile
 

@@ -107,8 +107,11 @@ def test_without_settings_nothing_is_set(project: Path) -> None:
         ("[tool.stepscope]\nrules = [1]\n", "tool.stepscope.rules[0]: Expected `str`"),
         ('[tool.stepscope]\nrules = ["none"]\n', "no such directory"),
         ("[tool]\nstepscope = 3\n", "tool.stepscope: Expected `object`"),
-        ("[tool.stepscope.thresholds]\nhealthy_gain = 'much'\n", "Expected `float`"),
-        ("[tool.stepscope.thresholds]\nhealthy_gain = true\n", "Expected `float`"),
+        (
+            "[tool.stepscope.thresholds]\nhealthy_gain = 'much'\n",
+            "healthy_gain: 'much' is no number",
+        ),
+        ("[tool.stepscope.thresholds]\nhealthy_gain = true\n", "healthy_gain: True is no number"),
         ("[tool.stepscope.thresholds]\nhealthy_gain = nan\n", "healthy_gain: nan is no limit"),
     ],
 )

@@ -86,6 +86,8 @@ def a_full_run() -> Profile:
             "calls": {
                 "checkpoints": 5,
                 "validations": 2,
+                "validation_gradients": 4,
+                "no_syncs": 0,
                 "log_calls": 300,
                 "collections": 50,
                 "syncs": 100,
@@ -130,6 +132,8 @@ def a_full_run() -> Profile:
                 communication_ns=10 * MS,
                 overlap_ns=4 * MS,
                 backward_ns=1,
+                find_unused_parameters=False,
+                unused_parameter_bytes=0,
             )
         ],
         stack_samples=100,

@@ -177,8 +177,8 @@ METHOD_FAULTS = {
     "no cost": ("kind: exact", "kind: algorithmic", "kind:", "`kind`: is algorithmic: say under"),
     "cost of an exact one": (
         "loads: []",
-        "loads: []\ncost: {step: shorter, steps: as many}",
-        "cost:",
+        "loads: []\ncost: {step: shorter, steps: more}",
+        "steps: more}",
         "`cost`: belongs to algorithmic methods; this one is exact",
     ),
     "schema": ("kind: exact", "kind: magic", "kind: magic", "`kind`: "),
