@@ -15,7 +15,12 @@ from stepscope.profiler import profile
 @pytest.fixture
 def _alone() -> Iterator[None]:
     """A process group of one."""
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group(
+        "gloo",
+        store=distributed.HashStore(),  # type: ignore[attr-defined]
+        rank=0,
+        world_size=1,
+    )
     yield
     distributed.destroy_process_group()
 
