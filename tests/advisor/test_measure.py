@@ -309,8 +309,8 @@ def test_a_thread_that_holds_the_interpreter_is_python_code() -> None:
     # For 30 ms of 100 the trainer sleeps while it computes, and waits 20 ms for a core.
     profile = a_run(
         {"forward": 100.0},
-        steps={**STARVED, "run_delay": 20.0, "cpu": 50.0, "process_cpu": 50.0},
-        samples=even_samples(system_busy_cores=2.0, job_busy_cores=2.0, other_threads_cores=0.5),
+        steps={**STARVED, "run_delay": 20.0, "cpu": 50.0, "process_cpu": 100.0},
+        samples=even_samples(system_busy_cores=1.0, job_busy_cores=1.0, other_threads_cores=0.5),
     )
 
     found = shares(profile)
