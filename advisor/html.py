@@ -1,22 +1,30 @@
-"""The HTML report: one file, no network, no script, readable by someone who was not there.
+"""The HTML report: one file, no network, readable by someone who was not there.
 
+Everything stands in tables and static pictures; the script only adds zooming, hovering and copying.
 Text of a profile is untrusted: jinja2 escapes all of it, and the page's content security policy
-would not run it either.
+runs and styles nothing but what has the hash of our own script and style.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterable
+from importlib.resources import files
 from typing import Any, NamedTuple, TypeVar
 
 import jinja2
 from markupsafe import Markup, escape
 
-from stepscope.advisor import charts, tables, wording
+from stepscope.advisor import charts, series, tables, wording
 from stepscope.advisor.advice import Advice, CauseShare, Finding, Recommendation
+from stepscope.advisor.ladder import ladder
+from stepscope.advisor.lanes import worker_timelines
+from stepscope.advisor.noise import noise
+from stepscope.advisor.signals import signals
 from stepscope.profiler.format import Profile
 
 _LINK = re.compile(
@@ -58,6 +66,8 @@ def render(advice: Advice, profile: Profile) -> str:
     """The report as one self-contained HTML page."""
     lines = wording.by_share(advice.breakdown)
     cards = _cards(wording.by_role(advice.findings))
+    sampled = signals(profile.samples)
+    style, script = _style(), _script()
     context: dict[str, Any] = {
         "advice": advice,
         "profile": profile,
@@ -77,13 +87,24 @@ def render(advice: Advice, profile: Profile) -> str:
         "not_fired": sorted(advice.not_fired, key=lambda rule: rule.margin),
         "timeline": charts.timeline(profile),
         "distribution": charts.distribution(profile.step_time),
+        "ladder": ladder(advice.plan),
         "loaders": [tables.loader(loader) for loader in profile.loaders],
+        "timelines": worker_timelines(profile.loaders),
         "operators": tables.operators(profile.window),
-        "resources": tables.resources(profile.samples),
+        "machine": tables.machine(profile.environment.calibration),
+        "topics": {
+            topic: tables.resources(members) for topic, members in series.topics(sampled).items()
+        },
+        "resources": tables.resources(sampled),
         "marks": tables.marks(profile.marks),
         "configuration": tables.configuration(profile),
         "facts": tables.facts(advice.facts),
         "problems": [problem for problem in profile.problems if problem not in advice.notes],
+        "noise": noise(advice, profile),
+        "figures": Markup(series.encoded(series.figures(profile))),
+        "style": Markup(style),
+        "script": Markup(script),
+        "policy": _policy(style, script),
     }
     return _environment().get_template("report.html.j2").render(context)
 
@@ -121,6 +142,40 @@ def _environment() -> jinja2.Environment:
         "speedup_interval": wording.speedup_interval,
     }
     return environment
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return files("stepscope.templates").joinpath(name).read_text("utf-8")
+
+
+@functools.cache
+def _style() -> str:
+    return _asset("uplot.min.css") + "\n" + _asset("report.css")
+
+
+@functools.cache
+def _script() -> str:
+    """The chart library with its licence, and what uses it."""
+    licence = f"/*! uPlot\n{_asset('uplot.LICENSE.txt')}*/"
+    return "\n".join([licence, _asset("uplot.min.js"), _asset("report.js")])
+
+
+def _policy(style: str, script: str) -> str:
+    """Content security policy: our own style and script by hash, and nothing else at all."""
+
+    def source(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {source(script)}",
+            f"style-src {source(style)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        )
+    )
 
 
 def _unbroken(words: Callable[[_T], str]) -> Callable[[_T], str]:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from stepscope.advisor import wording
 from stepscope.advisor.charts import sparkline
 from stepscope.advisor.fact_names import fact_name
+from stepscope.advisor.operators import category
+from stepscope.advisor.signals import Signal
 from stepscope.profiler.format import (
+    Calibration,
     FetchTotals,
     Loader,
     Mark,
     Model,
     Optimizer,
     Profile,
-    Samples,
     Window,
     Worker,
 )
 
 _MAX_WORKERS = 64
 _MAX_OPERATORS = 15
-_UNITS: dict[str, Callable[[float], str]] = {
-    "_bytes_per_s": lambda value: f"{wording.size(value)}/s",
-    "_bytes": wording.size,
-    "_share": wording.share,
-    "_cores": lambda value: f"{wording.number(value)} cores",
-    "_w": lambda value: f"{wording.number(value)} W",
-    "_c": lambda value: f"{wording.number(value)} °C",
-    "_mhz": lambda value: f"{wording.number(value)} MHz",
+_CATEGORIES = {
+    "matmul": "matrix products, convolutions, attention",
+    "elementwise": "elementwise, normalising, copying",
+    "other": "everything else",
 }
 
 
@@ -65,12 +63,24 @@ class OperatorRow(NamedTuple):
     cpu: str
     device: str
     share: float
+    category: str
+
+
+class CategoryRow(NamedTuple):
+    """Operators of one kind of work."""
+
+    id: str
+    name: str
+    share: float
+    x: float
+    """Where its part of the stacked bar begins, from 0 to 1."""
 
 
 class OperatorTable(NamedTuple):
     """The operators with the largest self time."""
 
     rows: list[OperatorRow]
+    categories: list[CategoryRow]
     by: str
     total: int
     steps: int
@@ -135,28 +145,55 @@ def operators(window: Window | None) -> OperatorTable | None:
             wording.duration(op.self_cpu_ns / window.steps / 1e9),
             wording.duration(op.self_device_ns / window.steps / 1e9),
             getattr(op, name) / total,
+            category(op.name),
         )
         for op in largest[:_MAX_OPERATORS]
     ]
+    categories, x = [], 0.0
+    for kind, title in _CATEGORIES.items():
+        part = sum(getattr(op, name) for op in largest if category(op.name) == kind) / total
+        categories.append(CategoryRow(kind, title, part, x))
+        x += part
     by = "device time" if on_device else "CPU time"
-    return OperatorTable(rows, by, len(largest), window.steps, on_device)
+    return OperatorTable(rows, categories, by, len(largest), window.steps, on_device)
 
 
-def resources(samples: Samples) -> list[ResourceRow]:
-    """Signals that were readable at least once."""
+def machine(best: Calibration | None) -> list[tuple[str, str, str]]:
+    """What the machine does at its best: name, value, and how it was timed; empty if unknown."""
+    if best is None:
+        return []
+    ridge = best.gemm_fp32_flops / best.copy_bytes_per_s
+    threads = wording.plural(best.threads, "thread")
+    rows = [
+        ("fp32 arithmetic", f"{_rate(best.gemm_fp32_flops)}FLOP/s", f"matrix product, {threads}"),
+        ("memory traffic", f"{wording.size(best.copy_bytes_per_s)}/s", f"copy, {threads}"),
+        (
+            "ridge",
+            f"{wording.number(ridge)} FLOP per byte",
+            "an operator with fewer is bound by memory traffic, one with more by arithmetic",
+        ),
+        (
+            "dispatch",
+            wording.duration(best.eager_op_ns / 1e9),
+            "one operator on one element: shorter operators are all overhead",
+        ),
+    ]
+    if best.gemm_bf16_flops is not None:
+        value = f"{_rate(best.gemm_bf16_flops)}FLOP/s"
+        rows.insert(1, ("bf16 arithmetic", value, f"matrix product, {threads}"))
+    return rows
+
+
+def resources(found: Iterable[Signal]) -> list[ResourceRow]:
+    """Lowest, mean and highest value of each signal."""
     rows = []
-    for name, values in samples.columns.items():
-        known = [value for value in values if value is not None]
-        if known:
-            suffix = next((s for s in _UNITS if name.endswith(s)), "")
-            unit = _UNITS.get(suffix, wording.number)
-            title = name.removesuffix(suffix).replace("_", " ")
-            mean = statistics.fmean(known)
-            rows.append(
-                ResourceRow(
-                    title, unit(min(known)), unit(mean), unit(max(known)), sparkline(values)
-                )
-            )
+    for signal in found:
+        known = [value for value in signal.values if value is not None]
+        low, mean, high = (
+            wording.fact(value, signal.unit)
+            for value in (min(known), statistics.fmean(known), max(known))
+        )
+        rows.append(ResourceRow(signal.title, low, mean, high, sparkline(signal.values)))
     return rows
 
 
@@ -211,6 +248,13 @@ def facts(found: Mapping[str, bool | int | float | str]) -> list[tuple[str, str,
     return rows
 
 
+def _rate(value: float) -> str:
+    """A number with three digits and a decimal prefix, e.g. `211 G`."""
+    prefixes = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+    factor, prefix = next(((f, p) for f, p in prefixes if value >= f), (1.0, ""))
+    return f"{wording.number(float(f'{value / factor:.3g}'))} {prefix}"
+
+
 def _name(worker: Worker, workers: list[Worker]) -> str:
     """Number of a worker, and its process where workers were started more than once."""
     again = sum(other.id == worker.id for other in workers) > 1
@@ -220,15 +264,17 @@ def _name(worker: Worker, workers: list[Worker]) -> str:
 
 def _worker(name: str, totals: FetchTotals, lost: int) -> WorkerRow:
     wall = totals.wall_ns or 1
-    blocked = wall - totals.cpu_ns - (totals.run_delay_ns or 0)
+    # The clocks of a thread and of the scheduler differ by some microseconds a batch.
+    cpu = min(totals.cpu_ns, wall)
+    delay = None if totals.run_delay_ns is None else min(totals.run_delay_ns, wall - cpu)
     read = totals.read_bytes
     return WorkerRow(
         name,
         totals.batches,
         wording.duration(totals.wall_ns / totals.batches / 1e9),
-        totals.cpu_ns / wall,
-        None if totals.run_delay_ns is None else totals.run_delay_ns / wall,
-        max(blocked, 0) / wall,
+        cpu / wall,
+        None if delay is None else delay / wall,
+        (wall - cpu - (delay or 0)) / wall,
         totals.collate_ns / wall,
         "not measured" if read is None else wording.size(read / totals.batches),
         lost,

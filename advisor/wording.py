@@ -147,6 +147,10 @@ def fact(value: bool | int | float | str, unit: str) -> str:
         "bytes": size,
         "bytes/s": lambda rate: f"{size(rate)}/s",
         "cores": lambda cores: f"{number(cores)} cores",
+        "W": lambda watts: f"{number(watts)} W",
+        "°C": lambda degrees: f"{number(degrees)} °C",
+        "MHz": lambda clock: f"{number(clock)} MHz",
+        "1/s": lambda rate: f"{number(rate)} a second",
     }
     return words.get(unit, number)(value)
 
