@@ -2,7 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs bench clean install
+UPLOT := 1.6.32
+
+.PHONY: demo test lint docs bench clean install uplot
 
 demo: install
 	$(BIN)/advise demo
@@ -18,6 +20,15 @@ lint: install
 
 docs: install
 	$(BIN)/advise rules docs docs/knowledge
+
+# The chart library that the report carries: its release, unchanged. tests/advisor/test_html.py
+# knows version and hash.
+uplot:
+	mkdir -p build/uplot && cd build/uplot && npm pack --silent uplot@$(UPLOT) && tar -xzf *.tgz
+	cp build/uplot/package/dist/uPlot.iife.min.js templates/uplot.min.js
+	cp build/uplot/package/dist/uPlot.min.css templates/uplot.min.css
+	cp build/uplot/package/LICENSE templates/uplot.LICENSE.txt
+	rm -r build/uplot
 
 bench: install
 	$(BIN)/python bench/overhead.py

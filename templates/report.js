@@ -233,7 +233,7 @@
     const tools = make("div", { class: "tools" }, ...legend, ...(first ? [make("span", { class: "buttons", role: "group", "aria-label": "Zoom" }, ...buttons)] : []));
     if (figure.firstElementChild === caption) caption.after(tools, host, readout);
     else caption.before(tools, host, readout);
-    host.addEventListener("keydown", (event) => keys(event, figure.chart, spec.group));
+    host.addEventListener("keydown", (event) => keys(event, figure.chart, spec));
     figure.classList.add("enhanced");
     const chart = draw(figure);
     chart.u.setCursor({ left: -10, top: -10 });
@@ -249,19 +249,27 @@
     return u.setScale("x", { min: middle - half, max: middle + half });
   };
 
-  const keys = (event, u, group) => {
-    const zooms = { "+": [0.5, 0], "=": [0.5, 0], "-": [2, 0], 0: [0, 0] };
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const ZOOMS = { "+": [0.5, 0], "=": [0.5, 0], "-": [2, 0], 0: [0, 0] };
+
+  const keys = (event, u, spec) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key in zooms) zoom(u, group, ...zooms[event.key]);
-    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
-      const direction = event.key === "ArrowLeft" ? -1 : 1;
-      const x = u.data[0];
-      const [low, high] = [u.valToIdx(u.scales.x.min), u.valToIdx(u.scales.x.max)];
-      const here = u.cursor.left >= 0 ? u.posToIdx(u.cursor.left) : direction > 0 ? low - 1 : high + 1;
-      const next = Math.min(Math.max(here + direction, low), high);
-      u.setCursor({ left: u.valToPos(x[next], "x"), top: 10 });
-    } else return;
+    if (event.key in ZOOMS) zoom(u, spec.group, ...ZOOMS[event.key]);
+    else if (event.key in ARROWS && (spec.kind === "lanes" || ARROWS[event.key][0])) move(u, spec, ...ARROWS[event.key]);
+    else return;
     event.preventDefault();
+  };
+
+  const move = (u, spec, right, down) => {
+    const { clientWidth: width, clientHeight: height } = u.over;
+    const [left, top] = [u.cursor.left >= 0 ? u.cursor.left : 0, u.cursor.left >= 0 ? u.cursor.top : 5];
+    const within = (value, most) => Math.min(Math.max(value, 0), most);
+    if (spec.kind === "lanes") {
+      u.setCursor({ left: within(left + 8 * right, width - 1), top: within(top + (down * height) / spec.names.length, height - 1) });
+    } else {
+      const next = within(u.posToIdx(left) + (u.cursor.left >= 0 ? right : 0), u.data[0].length - 1);
+      u.setCursor({ left: within(u.valToPos(u.data[0][next], "x"), width), top });
+    }
   };
 
   // The rest of the page -----------------------------------------------------------------------------
@@ -304,6 +312,17 @@
     });
   };
 
+  // What scrolls sideways can be reached by keyboard; what fits is no stop on the way.
+  const scrollers = () => {
+    for (const box of document.querySelectorAll(".scroll")) {
+      const needed = box.scrollWidth > box.clientWidth;
+      for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", box.querySelector("caption").textContent]]) {
+        if (needed) box.setAttribute(name, value);
+        else box.removeAttribute(name);
+      }
+    }
+  };
+
   const reveal = () => {
     let target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     for (; target; target = target.parentElement) if (target.tagName === "DETAILS") target.open = true;
@@ -313,6 +332,9 @@
     document.querySelectorAll("pre").forEach(copyable);
     tips();
     reveal();
+    scrollers();
+    addEventListener("resize", scrollers);
+    addEventListener("toggle", scrollers, true);
     addEventListener("hashchange", reveal);
     const charts = [...document.querySelectorAll("figure[data-figure]")].filter((figure) => figure.dataset.figure in FIGURES).map(frame);
     const observer = new ResizeObserver((entries) => {
@@ -329,6 +351,7 @@
         chart.u = draw(chart.figure).u;
       }
     });
+    document.documentElement.classList.add("ready");
   };
 
   // After the first paint: the text is what people came for.
