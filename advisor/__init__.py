@@ -4,3 +4,7 @@ from __future__ import annotations
 
 if __name__ != "stepscope.advisor":  # a second copy under a bare name would share no state
     raise ImportError("import this package as `stepscope.advisor` (pip install stepscope)")
+
+from stepscope.advisor.api import Report, report
+
+__all__ = ["Report", "report"]

@@ -85,7 +85,7 @@ class Bar(NamedTuple):
     height: float
     title: str
     range: str
-    count: int
+    steps: int
 
 
 class Distribution(NamedTuple):

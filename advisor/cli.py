@@ -12,6 +12,7 @@ import click
 from stepscope.advisor.command import Refused, check_outputs, fail, judge, knowledge, write
 from stepscope.advisor.rules_cli import rules
 from stepscope.advisor.run import run
+from stepscope.advisor.watch import watch
 
 if TYPE_CHECKING:
     from stepscope.advisor.advice import Advice
@@ -44,6 +45,7 @@ def cli() -> None:
     advise profile.json              verdict here, report in profile.html
     advise profile.json --json -     the same as JSON on standard output
     advise run -- python train.py    run a program, profile its training steps, and judge them
+    advise watch profile.json        follow a run while it goes on
     advise demo                      record and judge a small bundled training loop
     advise what-if profile.json sy-workers fp-amp      what these gain together
     advise rules list                the rules and methods that advice comes from
@@ -200,6 +202,7 @@ def what_if_command(
 
 cli.add_command(run)
 cli.add_command(rules)
+cli.add_command(watch)
 
 
 def _condition(text: str) -> tuple[str, float]:

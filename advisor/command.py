@@ -57,12 +57,14 @@ def judge(path: Path, rules: Sequence[Path] = (), settings: Sequence[str] = ()) 
     """
     from stepscope.advisor.advise import advise
     from stepscope.advisor.measure import NoStepsError
+    from stepscope.advisor.progress import working
     from stepscope.profiler.storage import ProfileError, load
 
     try:
-        profile = load(path)
-        found, thresholds = knowledge(rules, settings)
-        return Judged(profile, advise(profile, found, path.name, thresholds))
+        with working(f"Judging {path.name}"):
+            profile = load(path)
+            found, thresholds = knowledge(rules, settings)
+            return Judged(profile, advise(profile, found, path.name, thresholds))
     except ProfileError as error:
         raise Refused(str(error)) from None
     except NoStepsError as error:

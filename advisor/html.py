@@ -190,7 +190,9 @@ def _linked(text: str) -> Markup:
         address = match["url"] or f"https://arxiv.org/abs/{match['id']}"
         parts += [
             escape(text[end : match.start()]),
-            Markup('<a href="{}" rel="noopener noreferrer">{}</a>').format(address, match[0]),
+            Markup('<a href="{}" target="_blank" rel="noopener noreferrer">{}</a>').format(
+                address, match[0]
+            ),
         ]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])

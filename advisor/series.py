@@ -111,7 +111,7 @@ def _step_time(profile: Profile) -> Lines | None:
     lines = [Line("each step", [_short(row.mean / 1e9) for row in found])]
     if any(row.peak > row.mean for row in found):
         lines[0].name = "mean"
-        peaks = [_short(row.peak / 1e9) for row in found]
+        peaks: list[float | None] = [_short(row.peak / 1e9) for row in found]
         lines.append(Line("longest step", peaks, dashed=True))
     picture = Lines(
         x=[row.start for row in found],

@@ -9,7 +9,7 @@ from stepscope.advisor import wording
 from stepscope.advisor.advice import Advice, CauseShare, PlanStep
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
     from rich.text import Text
 
@@ -39,9 +39,7 @@ def print_verdict(advice: Advice, console: Console, report_path: str | None) -> 
         report_path: the HTML report, or None where none was written.
     """
     writer = Writer(console)
-    _verdict(writer, advice)
-    _breakdown(writer, advice.breakdown, advice.step_seconds)
-    _plan(writer, advice)
+    write_summary(writer, advice)
     if advice.tempting:
         writer.heading("Tempting but useless here")
         for method in advice.tempting[:_TEMPTING]:
@@ -58,6 +56,13 @@ def print_verdict(advice: Advice, console: Console, report_path: str | None) -> 
         console.print(writer.text(f"  {report_path}"), soft_wrap=True)
 
 
+def write_summary(writer: Writer, advice: Advice) -> None:
+    """The verdict, where the step goes, and the plan."""
+    _verdict(writer, advice)
+    _breakdown(writer, advice.breakdown, advice.step_seconds)
+    _plan(writer, advice)
+
+
 class Writer:
     """Prints texts that nobody can trust: no markup, no control characters, no surprises."""
 
@@ -65,6 +70,10 @@ class Writer:
         self.console = console
         self.width = min(console.width, _WIDTH)
         self.ascii = console.options.ascii_only
+
+    def print(self, part: RenderableType) -> None:
+        """Print something within the width."""
+        self.console.print(part, width=self.width)
 
     def text(self, text: str, style: str = "") -> Text:
         """`text` as it can be shown here, its leading spaces kept."""
@@ -80,17 +89,17 @@ class Writer:
         shown = self.text(text, style)
         if cut:
             shown.truncate(self.width, overflow="crop" if self.ascii else "ellipsis")
-        self.console.print(shown, width=self.width)
+        self.print(shown)
 
     def indented(self, text: str, style: str = "") -> None:
         """A paragraph two columns to the right."""
         from rich.padding import Padding  # noqa: PLC0415
 
-        self.console.print(Padding(self.text(text, style), (0, 0, 0, 2)), width=self.width)
+        self.print(Padding(self.text(text, style), (0, 0, 0, 2)))
 
     def heading(self, text: str) -> None:
         """An empty line and a title."""
-        self.console.print()
+        self.line("")
         self.line(text, "bold")
 
     def item(self, label: str, *parts: Text) -> None:
@@ -100,7 +109,7 @@ class Writer:
         grid.add_column()
         for i, part in enumerate(parts):
             grid.add_row(self.text("  " + label if i == 0 else ""), part)
-        self.console.print(grid, width=self.width)
+        self.print(grid)
 
     def grid(self) -> Table:
         """A table without lines."""
@@ -109,13 +118,25 @@ class Writer:
         return Table.grid(padding=(0, 1, 0, 0))
 
 
+class Sheet(Writer):
+    """Keeps what is written, to be shown as a whole: `parts`."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.parts: list[RenderableType] = []
+
+    def print(self, part: RenderableType) -> None:
+        """Add something, as wide as it would be printed."""
+        from rich.constrain import Constrain  # noqa: PLC0415
+
+        self.parts.append(Constrain(part, self.width))
+
+
 def _verdict(writer: Writer, advice: Advice) -> None:
     verdict = advice.verdict
     tag, colour = ("HEALTHY", "green") if verdict.healthy else ("BOTTLENECK", "red")
     line = writer.text(f"{tag}: {wording.category_label(verdict.category)}", f"bold {colour}")
-    writer.console.print(
-        line.append(f"  {wording.one_line(advice.source)}", "dim"), width=writer.width
-    )
+    writer.print(line.append(f"  {wording.one_line(advice.source)}", "dim"))
     writer.line(verdict.sentence, "bold")
     if verdict.places:
         writer.line("Where: " + "; ".join(map(wording.place, verdict.places)))
@@ -139,7 +160,7 @@ def _breakdown(writer: Writer, lines: list[CauseShare], step_seconds: float) -> 
             writer.text(wording.duration(line.seconds_per_step)),
             writer.text(wording.share(line.share)),
         )
-    writer.console.print(grid, width=writer.width)
+    writer.print(grid)
     rest = [line for line in ordered[len(shown) :] if line.share > 0]
     if rest:
         part = wording.share(sum(line.share for line in rest))
@@ -165,7 +186,7 @@ def _plan(writer: Writer, advice: Advice) -> None:
         writer.line(f"  and {len(advice.plan) - _STEPS} more in the report", "dim")
     if advice.left:
         if not advice.plan:
-            writer.console.print()
+            writer.line("")
         writer.indented(advice.left)
 
 

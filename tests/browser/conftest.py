@@ -14,7 +14,7 @@ from report_samples import write_reports
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: its event loop would be in the way of other tests
 def browser() -> Iterator[Browser]:
     executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
@@ -22,10 +22,11 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    # As root, which a container often is, Chromium's own sandbox does not start.
     with sync_playwright() as playwright:
-        # As root, which a container often is, Chromium's own sandbox does not start.
-        with playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"]) as found:
-            yield found
+        found = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")
