@@ -323,19 +323,29 @@
     }
   };
 
-  const reveal = () => {
-    let target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    for (; target; target = target.parentElement) if (target.tagName === "DETAILS") target.open = true;
+  const reveal = (hash) => {
+    const target = document.getElementById(decodeURIComponent(hash.slice(1)));
+    for (let box = target; box; box = box.parentElement) if (box.tagName === "DETAILS") box.open = true;
+    return target;
+  };
+
+  // In a notebook's frame, which has no address of its own, links to places on the page lead away.
+  const jump = (event) => {
+    const link = event.target.closest?.("a[href^='#']");
+    if (!link || location.protocol !== "about:") return;
+    event.preventDefault();
+    reveal(link.hash).scrollIntoView();
   };
 
   const start = () => {
     document.querySelectorAll("pre").forEach(copyable);
     tips();
-    reveal();
+    reveal(location.hash);
     scrollers();
     addEventListener("resize", scrollers);
     addEventListener("toggle", scrollers, true);
-    addEventListener("hashchange", reveal);
+    addEventListener("hashchange", () => reveal(location.hash));
+    document.addEventListener("click", jump);
     const charts = [...document.querySelectorAll("figure[data-figure]")].filter((figure) => figure.dataset.figure in FIGURES).map(frame);
     const observer = new ResizeObserver((entries) => {
       for (const { target } of entries) {

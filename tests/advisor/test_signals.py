@@ -64,7 +64,7 @@ def test_the_machine_at_its_best() -> None:
 def test_noise_tells_what_this_run_was_disturbed_by() -> None:
     profile = a_profile()
     profile.samples.columns |= {
-        "system_busy_cores": [5.5 + 0.1 * (i % 4) for i in range(12)],
+        "system_busy_cores": [5.25 + 0.1 * (i % 4) for i in range(12)],
         "steal_cores": [0.5] * 12,
     }
     profile.loaders[0].workers[0].lost = 7
@@ -73,6 +73,6 @@ def test_noise_tells_what_this_run_was_disturbed_by() -> None:
 
     assert rows["Steps that count"] == "200"
     assert rows["Least certain share"] == "1.0 % to 7.0 %"
-    assert rows["Other programs, mean"] == "2.00 cores"
+    assert rows["Other programs, mean"] == "1.75 cores"
     assert rows["Taken by the hypervisor, mean"] == "0.50 cores"
     assert rows["Batch records lost"] == "7"

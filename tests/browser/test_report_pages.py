@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from builders import a_data_bound_run
 from playwright.sync_api import Browser, BrowserContext, Page
 from report_samples import PROFILES, SPIKE_ROW, figures_in
+
+from stepscope.advisor import report
 
 NAMES = [*PROFILES, "judged", "hostile"]
 Open = Callable[..., Page]
@@ -183,3 +186,23 @@ def test_charts_follow_the_colour_scheme_and_the_width(opened: Open) -> None:
     )
     assert canvas.evaluate("(canvas) => canvas.toDataURL()") != before
     assert canvas.count() == 1
+
+
+def test_in_a_notebook_it_works_inside_its_frame(browser: Browser) -> None:
+    with browser.new_context() as context:
+        page = context.new_page()
+        heard: list[str] = []
+        page.on("console", lambda message: heard.append(message.text))
+        page.set_content("<h1>Notebook</h1>" + report(a_data_bound_run())._repr_html_())
+        frame = page.frame_locator("iframe")
+        frame.locator("html.ready").wait_for(state="attached")
+
+        frame.get_by_role("link", name="Findings", exact=True).click()
+
+        frame.locator("#findings").wait_for()
+        assert page.url == "about:blank"
+        assert page.locator("h1").inner_text() == "Notebook"
+        assert frame.locator("#findings").evaluate("(e) => e.getBoundingClientRect().top") < 100
+        frame.get_by_role("button", name="Copy").first.click()
+        frame.get_by_role("button", name="Copied").wait_for()
+        assert heard == []
