@@ -33,6 +33,7 @@ uplot:
 bench: install
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/advise_speed.py
+	$(BIN)/python bench/report_speed.py
 
 # The strict editable install links every file, so it is renewed each time: a new file counts.
 install: .venv/ready

@@ -9,6 +9,8 @@ from stepscope.advisor import wording
 from stepscope.advisor.advice import Advice, Finding, PlanStep, Recommendation
 
 _MIN_SHARE = 0.01
+_ROOM = 50_000
+"""Characters for the findings: GitHub takes 65,536 in a comment."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~<>&])")
 
 
@@ -82,8 +84,13 @@ def _findings(advice: Advice) -> list[str]:
     title = wording.plural(len(advice.findings), "finding")
     parts = [f"<details><summary>{title}, with evidence and code</summary>"]
     described: set[str] = set()
-    for finding in wording.by_role(advice.findings):
-        parts += _finding(finding, described)
+    for number, finding in enumerate(wording.by_role(advice.findings)):
+        more = _finding(finding, described)
+        if sum(map(len, parts + more)) > _ROOM:
+            rest = wording.plural(len(advice.findings) - number, "finding")
+            parts.append(f"{rest} left out here; the HTML report has all.")
+            break
+        parts += more
         described |= {fix.method for fix in finding.recommendations}
     return [*parts, "</details>"]
 

@@ -76,3 +76,13 @@ def test_field_knowledge_is_never_called_a_paper() -> None:
     assert ", paper)" not in text
     assert "field knowledge" in text
     assert "derived by stepscope" in text
+
+
+def test_what_a_comment_cannot_hold_is_left_out() -> None:
+    findings = [a_finding(rule=f"rule{i}", evidence="x" * 9_000) for i in range(12)]
+
+    text = render(an_advice(findings=findings))
+
+    assert len(text) < 65_536
+    assert "7 findings left out here" in text
+    assert text.count("</details>") == 1
