@@ -38,6 +38,7 @@ class Event(NamedTuple):
     at: float
     kind: str
     title: str
+    duration_ns: int = 0
 
 
 class Row(NamedTuple):
@@ -288,7 +289,7 @@ def _path(lines: list[tuple[float, float, float]]) -> str:
 def _event(kind: str, step: int, duration_ns: int, detail: str | None = None) -> Event:
     took = f", {duration(duration_ns / 1e9)}" if duration_ns else ""
     more = f": {detail}" if detail else ""
-    return Event(step + 0.5, kind, f"{kind} in step {step:,}{took}{more}")
+    return Event(step + 0.5, kind, f"{kind} in step {step:,}{took}{more}", duration_ns)
 
 
 def _linear_ticks(high: float) -> list[float]:

@@ -96,7 +96,7 @@ def render(advice: Advice, profile: Profile) -> str:
             topic: tables.resources(members) for topic, members in series.topics(sampled).items()
         },
         "resources": tables.resources(sampled),
-        "marks": tables.marks(profile.marks),
+        "marks": tables.marks(profile),
         "configuration": tables.configuration(profile),
         "facts": tables.facts(advice.facts),
         "problems": [problem for problem in profile.problems if problem not in advice.notes],

@@ -9,7 +9,7 @@ from stepscope.advisor.wording import duration
 from stepscope.profiler.format import Batches, Loader
 
 _BINS = 120
-_MAX_LANES = 16
+MAX_LANES = 32
 
 
 class Lane(NamedTuple):
@@ -57,11 +57,11 @@ def _lanes(number: int, loader: Loader) -> Lanes | None:
     span = max(1, end - start)
     workers = sorted(set(batches.worker))
     return Lanes(
-        lanes=[_lane(loader, batches, each, start, span) for each in workers[:_MAX_LANES]],
+        lanes=[_lane(loader, batches, each, start, span) for each in workers[:MAX_LANES]],
         start=duration(start / 1e9),
         end=duration(end / 1e9),
         stride=batches.stride,
-        left_out=max(0, len(workers) - _MAX_LANES),
+        left_out=max(0, len(workers) - MAX_LANES),
         number=number,
     )
 

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from stepscope.advisor import charts
-from stepscope.advisor.lanes import lane_name
+from stepscope.advisor.lanes import MAX_LANES, lane_name
 from stepscope.advisor.signals import Signal, signals
 from stepscope.profiler.format import Batches, Profile
 
@@ -203,15 +203,16 @@ def _over_time(profile: Profile, members: Sequence[Signal]) -> Lines:
 
 
 def _lanes(batches: Batches) -> Lanes:
-    workers = sorted(set(batches.worker))
+    workers = sorted(set(batches.worker))[:MAX_LANES]
+    kept = [i for i, worker in enumerate(batches.worker) if worker in workers]
 
     def seconds(column: list[int]) -> list[float]:
-        return [_short(value / 1e9) for value in column]
+        return [_short(column[i] / 1e9) for i in kept]
 
     return Lanes(
         names=[lane_name(worker) for worker in workers],
-        lane=[workers.index(worker) for worker in batches.worker],
-        start=[round(value / 1e9, 6) for value in batches.start_ns],
+        lane=[workers.index(batches.worker[i]) for i in kept],
+        start=[round(batches.start_ns[i] / 1e9, 6) for i in kept],
         wall=seconds(batches.wall_ns),
         cpu=seconds(batches.cpu_ns),
         delay=seconds(batches.run_delay_ns),

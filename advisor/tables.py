@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from stepscope.advisor import wording
-from stepscope.advisor.charts import sparkline
+from stepscope.advisor.charts import events, sparkline
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.operators import category
 from stepscope.advisor.signals import Signal
@@ -15,7 +15,6 @@ from stepscope.profiler.format import (
     Calibration,
     FetchTotals,
     Loader,
-    Mark,
     Model,
     Optimizer,
     Profile,
@@ -108,7 +107,7 @@ class MarkRow(NamedTuple):
 
 def loader(found: Loader) -> LoaderTable:
     """A loader's settings and a row for each of its workers, and for all of them."""
-    workers = [w for w in found.workers if w.totals.batches]
+    workers = sorted((w for w in found.workers if w.totals.batches), key=lambda w: w.id)
     rows = [_worker(_name(w, workers), w.totals, w.lost) for w in workers[:_MAX_WORKERS]]
     settings = {
         "dataset": f"{found.dataset} ({found.dataset_kind}-style)",
@@ -197,17 +196,20 @@ def resources(found: Iterable[Signal]) -> list[ResourceRow]:
     return rows
 
 
-def marks(found: Iterable[Mark]) -> list[MarkRow]:
-    """Events counted by kind."""
+def marks(profile: Profile) -> list[MarkRow]:
+    """Events counted by kind; of those that are no marks, as many as the timeline shows."""
     kinds: dict[str, list[int]] = {}
-    for mark in found:
+    for mark in profile.marks:
         kinds.setdefault(mark.kind, []).append(mark.duration_ns)
+    derived = [event for event in events(profile) if event.kind not in kinds]
+    for event in derived:
+        kinds.setdefault(event.kind, []).append(event.duration_ns)
     return [
         MarkRow(
             kind,
             len(times),
-            wording.duration(sum(times) / 1e9),
-            wording.duration(max(times) / 1e9),
+            wording.duration(sum(times) / 1e9) if any(times) else "",
+            wording.duration(max(times) / 1e9) if any(times) else "",
         )
         for kind, times in sorted(kinds.items())
     ]

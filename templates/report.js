@@ -42,16 +42,21 @@
 
   // What every chart has in common ------------------------------------------------------------
 
+  const SECONDS = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1].flatMap((v) => [v, 2 * v, 5 * v]).concat([1, 2, 5, 10, 20, 30], [1, 2, 5, 10, 20, 30].map((v) => 60 * v), [1, 2, 5, 10, 24, 48, 120].map((v) => 3600 * v));
+  // Letters grow with the page on large screens.
+  const em = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+
   const axes = (xUnit, yUnit, more = {}) => {
     const common = {
       stroke: colour("soft"),
-      font: "12px system-ui, sans-serif",
+      font: `${Math.round(12 * em())}px system-ui, sans-serif`,
       grid: { stroke: colour("line"), width: 1 },
       ticks: { stroke: colour("line"), width: 1, size: 4 },
     };
     const x = (u, values) => values.map((v) => (xUnit === "step" ? (Number.isInteger(v) ? v.toLocaleString("en-US") : "") : brief(v, "s")));
     const y = (u, values) => values.map((v) => (v === null ? "" : brief(v, yUnit === "cores" ? "" : yUnit)));
-    return [{ ...common, size: 30, space: 80, values: x }, { ...common, size: 68, values: y, ...more }];
+    const incrs = xUnit === "s" ? SECONDS : undefined;
+    return [{ ...common, size: 30 * em(), space: 80 * em(), values: x, incrs }, { ...common, size: 68 * em(), values: y, ...more }];
   };
 
   const extent = (group) => {
@@ -79,7 +84,7 @@
     chart.u = new uPlot(
       {
         width: host.clientWidth,
-        height: spec.kind === "lanes" ? 46 + 34 * spec.names.length : spec.group === "time" ? 150 : 240,
+        height: em() * (spec.kind === "lanes" ? 46 + 34 * spec.names.length : spec.group === "time" ? 150 : 240),
         legend: { show: false },
         padding: [10, 8, 0, 0],
         ...options,
@@ -131,7 +136,7 @@
       return `${where}: ${[parts.join(", ") || (notes.length ? "" : "not measured"), ...notes].filter(Boolean).join("; ")}`;
     };
     const options = {
-      scales: { x: { time: false }, y: spec.log ? { distr: 3 } : { range: (u, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.05] } },
+      scales: { x: { time: false }, y: spec.log ? { distr: 3, range: (u, low, high) => [low * 0.8, high * 1.25] } : { range: (u, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.05] } },
       axes: axes(spec.x_unit, spec.unit),
       series: [{}, ...order.map((i) => series[i])],
       hooks: { drawClear: [(u) => bands(u, spec)], draw: [(u) => marks(u, spec)] },
@@ -149,15 +154,20 @@
     }
   };
 
+  // Each kind of event has a colour of its own; the beginning of an epoch is a line from top to foot.
+  const kinds = (spec) => [...new Set((spec.marks ?? []).map(([, kind]) => kind))];
+  const paint = (spec, kind) => (kind === "epoch" ? "s8" : `s${3 + (kinds(spec).filter((each) => each !== "epoch").indexOf(kind) % 5)}`);
+
   const marks = (u, spec) => {
     const { left, top, width, height } = u.bbox;
     const ratio = devicePixelRatio;
+    const paints = Object.fromEntries(kinds(spec).map((kind) => [kind, colour(paint(spec, kind))]));
     for (const [at, kind] of spec.marks ?? []) {
       const x = u.valToPos(at, "x", true);
       if (x < left || x > left + width) continue;
-      u.ctx.fillStyle = colour(kind === "epoch" ? "soft" : "memory");
+      u.ctx.fillStyle = paints[kind];
       const tall = kind === "epoch" ? height : 9 * ratio;
-      u.ctx.fillRect(x - ratio / 2, top + height - tall, Math.max(1, ratio), tall);
+      u.ctx.fillRect(x - ratio, top + height - tall, 2 * ratio, tall);
     }
   };
 
@@ -170,7 +180,7 @@
 
   const lanes = (spec) => {
     const count = spec.names.length;
-    const paint = (u) => {
+    const boxes = (u) => {
       const paints = STATES.map(([state]) => colour(state));
       const { left, top, width, height } = u.bbox;
       const room = height / count;
@@ -205,12 +215,12 @@
       const spent = [spec.cpu[i], spec.delay[i], rest].map((v, state) => `${STATES[state][1]} ${words(v, "s")}`);
       return `${words(spec.start[i], "s")}: ${name}, a batch in ${words(spec.wall[i], "s")}: ${spent.join(", ")}`;
     };
-    const names = { splits: () => spec.names.map((_, k) => count - k - 0.5), values: () => spec.names, grid: { show: false }, size: 92 };
+    const names = { splits: () => spec.names.map((_, k) => count - k - 0.5), values: () => spec.names, grid: { show: false }, size: 92 * em() };
     const options = {
       scales: { x: { time: false, range: (u, low, high) => [low, high] }, y: { range: [0, count] } },
       axes: axes("s", "", names),
       series: [{}, { show: true, paths: () => null, points: { show: false } }],
-      hooks: { draw: [paint] },
+      hooks: { draw: [boxes] },
     };
     return { data: [span(spec), [0, 0]], options, read };
   };
@@ -227,7 +237,10 @@
       button.addEventListener("click", () => zoom(figure.chart, spec.group, factor, shift));
       return button;
     });
-    const legend = spec.kind === "lines" ? [make("ul", { class: "legend", "aria-label": "Curves" }, ...spec.lines.map((line, i) => make("li", {}, make("span", { class: `swatch s${i + 1}${line.dashed ? " dashed" : ""}` }), line.name)))] : [];
+    const own = figure.querySelector(":scope > .legend");
+    const entry = (swatch, name) => make("li", {}, make("span", { class: `swatch ${swatch}` }), name);
+    const entries = () => [...spec.lines.map((line, i) => entry(`s${i + 1}${line.dashed ? " dashed" : ""}`, line.name)), ...kinds(spec).map((kind) => entry(`${paint(spec, kind)} mark`, kind))];
+    const legend = spec.kind === "lines" ? [make("ul", { class: "legend", "aria-label": "Curves and events" }, ...entries())] : own ? [own] : [];
     const section = figure.closest("section");
     const first = section.querySelector("figure[data-figure]") === figure; // its buttons move all charts of the section
     const tools = make("div", { class: "tools" }, ...legend, ...(first ? [make("span", { class: "buttons", role: "group", "aria-label": "Zoom" }, ...buttons)] : []));

@@ -71,4 +71,4 @@ def test_many_workers_are_counted_when_they_are_not_drawn() -> None:
     (picture,) = worker_timelines([two_workers(batches=batches)])
 
     assert picture is not None
-    assert (len(picture.lanes), picture.left_out) == (16, 24)
+    assert (len(picture.lanes), picture.left_out) == (32, 8)
