@@ -25,7 +25,7 @@ from builders import (
 
 from stepscope.advisor.advise import advise
 from stepscope.advisor.html import render
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.format import (
     Batches,
     Gpu,
