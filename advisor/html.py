@@ -14,13 +14,21 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import jinja2
 from markupsafe import Markup, escape
 
 from stepscope.advisor import charts, series, tables, wording
-from stepscope.advisor.advice import Advice, CauseShare, Finding, Recommendation
+from stepscope.advisor.advice import (
+    RISKS,
+    Advice,
+    CauseShare,
+    Effort,
+    Finding,
+    PlanStep,
+    Recommendation,
+)
 from stepscope.advisor.ladder import ladder
 from stepscope.advisor.lanes import worker_timelines
 from stepscope.advisor.noise import noise
@@ -84,6 +92,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "categories": list(
             dict.fromkeys(wording.category_of(line.cause) for line in lines if line.share >= _SMALL)
         ),
+        "efforts": _efforts(advice.plan),
         "not_fired": sorted(advice.not_fired, key=lambda rule: rule.margin),
         "timeline": charts.timeline(profile),
         "distribution": charts.distribution(profile.step_time),
@@ -109,6 +118,16 @@ def render(advice: Advice, profile: Profile) -> str:
     return _environment().get_template("report.html.j2").render(context)
 
 
+def _efforts(plan: list[PlanStep]) -> dict[str, dict[str, list[tuple[int, str]]]]:
+    """Number and title of the plan's steps by effort, least first, and by risk."""
+    table: dict[str, dict[str, list[tuple[int, str]]]] = {
+        effort: {risk: [] for risk in RISKS.values()} for effort in get_args(Effort)
+    }
+    for number, step in enumerate(plan, 1):
+        table[step.effort][step.risk].append((number, step.title))
+    return {effort: cells for effort, cells in table.items() if any(cells.values())}
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -123,6 +142,7 @@ def _environment() -> jinja2.Environment:
         "category_label": wording.category_label,
         "cause_label": wording.cause_label,
         "duration": _unbroken(wording.duration),
+        "factors": wording.factors,
         "interval": _unbroken(wording.share_interval),
         "linked": _linked,
         "number": wording.number,
@@ -137,6 +157,8 @@ def _environment() -> jinja2.Environment:
     }
     environment.globals |= {
         "kinds": wording.KINDS,
+        "relations": wording.RELATIONS,
+        "risks": list(RISKS.values()),
         "plural": wording.plural,
         "roles": wording.ROLES,
         "speedup_interval": wording.speedup_interval,

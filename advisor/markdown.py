@@ -59,8 +59,9 @@ def _step(step: PlanStep) -> str:
         bounds = wording.speedup_interval(step.measured.low, step.measured.high)
         measured = f", measured {wording.speedup(step.measured.speedup)} ({bounds})"
     return (
-        f"**{escaped(step.title)}** ({step.kind}): predicted {wording.prediction(step.predicted)}"
-        f"{measured}; {wording.speedup(step.cumulative)} in all. "
+        f"**{escaped(step.title)}** ({step.kind}, {step.effort}): "
+        f"predicted {wording.prediction(step.predicted)}{measured}; "
+        f"{wording.speedup(step.cumulative)} in all. "
         f"Next bottleneck: {escaped(wording.cause_label(step.next_cause))}."
     )
 

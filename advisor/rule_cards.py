@@ -86,7 +86,7 @@ def method_card(method: Method, knowledge: Knowledge) -> Card:
         _entries("Not together with", conflicts),
         _entries(
             "Together with others",
-            [(c.id, f"{c.title} ({RELATIONS[c.relation]})") for c in together],
+            [(c.id, f"{c.title} ({wording.RELATIONS[c.relation]})") for c in together],
         ),
         _text("Predicted gain", rule_words.predictor(method.predictor)),
         Section("How", [Item(method.how_to)], "code"),
@@ -118,14 +118,6 @@ _STEP = {
     "longer": "a step gets longer where what it adds to is short",
 }
 _STEPS = {"fewer": "fewer steps", "as many": "as many steps", "more": "more steps"}
-RELATIONS = {
-    "exclusive": "the same job: take one",
-    "conflicting": "one rules the other out",
-    "overlapping": "gains overlap",
-    "ordered": "in this order",
-    "paired": "each makes room for the other",
-    "harmful": "one spoils the other",
-}
 
 
 def combination_card(combination: Combination, knowledge: Knowledge) -> Card:
@@ -141,7 +133,7 @@ def combination_card(combination: Combination, knowledge: Knowledge) -> Card:
         _text("Source", combination.source),
         _text("Where we have it from", wording.provenance(combination.provenance)),
     ]
-    tags = f"combination, {RELATIONS[combination.relation]}"
+    tags = f"combination, {wording.RELATIONS[combination.relation]}"
     return Card(combination.id, "combination", combination.title, tags, _filled(sections))
 
 

@@ -192,7 +192,7 @@ def _plan(writer: Writer, advice: Advice) -> None:
 
 def _step(writer: Writer, step: PlanStep) -> Iterable[Text]:
     measured = f", measured {wording.speedup(step.measured.speedup)}" if step.measured else ""
-    yield writer.text(f"{step.title} [{step.kind}]", "bold")
+    yield writer.text(f"{step.title} [{step.kind}, {step.effort}]", "bold")
     yield writer.text(
         f"predicted {wording.prediction(step.predicted)}{measured}; "
         f"{wording.speedup(step.cumulative)} in all; "

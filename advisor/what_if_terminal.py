@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepscope.advisor import wording
-from stepscope.advisor.rule_cards import RELATIONS
 from stepscope.advisor.terminal import Writer
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def print_together(together: Together, console: Console) -> None:
         beside = f" with {', '.join(each.partners)}" if each.partners else ""
         writer.item(
             "-",
-            writer.text(f"{names}{beside}: {RELATIONS[each.relation]}", "bold"),
+            writer.text(f"{names}{beside}: {wording.RELATIONS[each.relation]}", "bold"),
             writer.text(f"{each.why} ({each.source})"),
         )
 

@@ -18,6 +18,14 @@ KINDS = {
     "numerics": "numerics: rounding changes",
     "algorithmic": "algorithmic: what is computed changes",
 }
+RELATIONS = {
+    "exclusive": "the same job: take one",
+    "conflicting": "one rules the other out",
+    "overlapping": "gains overlap",
+    "ordered": "in this order",
+    "paired": "each makes room for the other",
+    "harmful": "one spoils the other",
+}
 ROLES = {"root": "Root cause", "contributing": "Contributing", "symptom": "Symptom"}
 
 _PROVENANCE = {

@@ -21,8 +21,9 @@ from builders import (
     an_advice,
     some_steps,
 )
+from msgspec.structs import replace
 
-from stepscope.advisor.advice import Advice, NotFired, TransformTime, Useless
+from stepscope.advisor.advice import Advice, Alternative, NotFired, TransformTime, Useless
 from stepscope.advisor.html import render
 from stepscope.profiler.format import Configuration, Mark, Operator, Profile, Run, Samples, Window
 
@@ -329,3 +330,19 @@ def test_tables_are_captioned_and_scoped() -> None:
 
 def test_the_same_input_gives_the_same_page() -> None:
     assert render(an_advice(), a_profile()) == render(an_advice(), a_profile())
+
+
+def test_the_plan_tells_effort_risk_and_what_does_the_same_job() -> None:
+    other = Alternative(method="fp-fp16", title="Half precision", predicted=None)
+    plan = [
+        replace(step, alternatives=[other], kappa=0.5, left_share=0.42) for step in an_advice().plan
+    ]
+
+    page = render(an_advice(plan=plan), a_profile())
+
+    assert "Does the same job: Half precision" in page
+    assert "they have taken part of its gain" in page
+    assert "at most 42" in page
+    assert "by effort and by what they risk" in page
+    assert "bitwise-neutral" in page
+    assert "Methods that compute with fewer bits" in page

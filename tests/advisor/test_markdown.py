@@ -11,7 +11,7 @@ def test_holds_verdict_breakdown_plan_and_findings() -> None:
     assert text.startswith("### stepscope: CPU preprocessing\n")
     assert "**56 % of each 48.2 ms step" in text
     assert "| forward and backward arithmetic | 11.6 ms | 24 % | 22 % to 26 % |" in text
-    assert "1. **Use 6 loader workers instead of 2** (exact): predicted 1.84x" in text
+    assert "1. **Use 6 loader workers instead of 2** (exact, minutes): predicted 1.84x" in text
     assert "measured 1.79x (1.71x to 1.86x)" in text
     assert text.index("Two loader workers cannot") < text.index("Matrix products run")
     assert text.index("Matrix products run") < text.index("The training process waits")

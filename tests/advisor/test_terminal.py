@@ -35,7 +35,7 @@ def test_says_what_is_slow_what_to_do_and_where_the_report_is() -> None:
     assert "six would" in text
     assert "preparing samples (decode, augment, tokenise)" in text
     assert "27.0 ms" in text
-    assert "Use 6 loader workers instead of 2 [exact]" in text
+    assert "Use 6 loader workers instead of 2 [exact, minutes]" in text
     assert "1.84x (1.62x to 2.05x), measured 1.79x" in text
     assert "next bottleneck: forward" in text
     assert "Fused optimizer: " in text
