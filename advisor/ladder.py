@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stepscope.advisor.advice import Measured, PlanStep, Prediction
+from stepscope.advisor.advice import Measured, PlanStep
 from stepscope.advisor.wording import speedup
 
 _TICKS = (1, 1.5, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -39,32 +39,28 @@ class Ladder(NamedTuple):
 
 
 def ladder(plan: Sequence[PlanStep]) -> Ladder:
-    """Each step's predicted and measured speedup times what the steps before it have gained."""
+    """Speedup of all steps so far: as predicted, and as measured on top of those predicted."""
     before = [step.cumulative / step.predicted.speedup for step in plan]
-    ends = [
-        start * factor
-        for start, step in zip(before, plan, strict=True)
-        for claim in (step.predicted, step.measured)
-        if claim is not None
-        for factor in (claim.low, claim.high)
+    whole = [
+        Measured(speedup=s.cumulative, low=s.cumulative_low, high=s.cumulative_high) for s in plan
     ]
+    tried = [
+        Measured(speedup=start * m.speedup, low=start * m.low, high=start * m.high) if m else None
+        for start, m in zip(before, (step.measured for step in plan), strict=True)
+    ]
+    ends = [end for claim in (*whole, *tried) if claim for end in (claim.low, claim.high)]
     low, high = min([1.0, *ends]), max([1.5, *ends]) * _ROOM
 
     def x(factor: float) -> float:
         return 100 * math.log(max(factor, low) / low) / math.log(high / low)
 
-    def span(claim: Prediction | Measured, start: float) -> Span:
-        low_, high_ = start * claim.low, start * claim.high
-        label = f"{speedup(start * claim.speedup)}, {speedup(low_)} to {speedup(high_)}"
-        return Span(x(start * claim.speedup), x(low_), x(high_), label)
+    def span(claim: Measured) -> Span:
+        label = f"{speedup(claim.speedup)}, {speedup(claim.low)} to {speedup(claim.high)}"
+        return Span(x(claim.speedup), x(claim.low), x(claim.high), label)
 
     rungs = [
-        Rung(
-            before=x(start),
-            predicted=span(step.predicted, start),
-            measured=span(step.measured, start) if step.measured else None,
-        )
-        for start, step in zip(before, plan, strict=True)
+        Rung(before=x(start), predicted=span(all_), measured=span(own) if own else None)
+        for start, all_, own in zip(before, whole, tried, strict=True)
     ]
     inside = [factor for factor in _TICKS if low <= factor <= high]
     return Ladder(rungs, [(x(factor), f"{factor:g}x") for factor in inside])

@@ -12,7 +12,7 @@ def test_each_rung_starts_where_the_one_before_it_ends() -> None:
     assert first.before == pytest.approx(0.0)
     assert second.before == pytest.approx(first.predicted.at, abs=0.2)
     assert first.predicted.label == "1.84x, 1.62x to 2.05x"
-    assert second.predicted.label == "2.23x, 2.06x to 2.40x"
+    assert second.predicted.label == "2.23x, 1.85x to 2.60x"
     assert first.measured is not None
     assert first.measured.low < first.measured.at < first.measured.high
     assert second.measured is None
@@ -20,7 +20,7 @@ def test_each_rung_starts_where_the_one_before_it_ends() -> None:
 
 def test_everything_lies_inside_also_a_loss() -> None:
     plan = an_advice().plan
-    plan[0].predicted.low = 0.8
+    plan[0].cumulative_low = 0.8
     drawn = ladder(plan)
 
     places = [place for rung in drawn.rungs for place in rung.predicted[:3]]
@@ -31,7 +31,7 @@ def test_everything_lies_inside_also_a_loss() -> None:
 
 def test_equal_factors_are_equally_far_apart() -> None:
     plan = an_advice().plan
-    plan[0].predicted.high = 4.5
+    plan[0].cumulative_high = 4.5
     at = {label: x for x, label in ladder(plan).ticks}
 
     assert at["2x"] - at["1x"] == pytest.approx(at["3x"] - at["1.5x"])
