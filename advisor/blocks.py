@@ -27,16 +27,18 @@ def blocks_of(steps: Steps) -> list[Block]:
     """Neighbouring rows joined to at most `BLOCKS` blocks, which keeps slow drifts together."""
     rows = len(steps.first)
     edges = [round(i * rows / min(BLOCKS, rows)) for i in range(min(BLOCKS, rows) + 1)]
-    zeros = [0] * rows
+    zeros = [0] * rows  # where processor time is not known, all time counts as blocked
     delay, wait_delay = steps.run_delay_ns or zeros, steps.wait_run_delay_ns or zeros
+    cpu, wait_cpu = steps.cpu_ns or zeros, steps.wait_cpu_ns or zeros
+    process_cpu = steps.process_cpu_ns or zeros
     return [
         Block(
             steps=sum(steps.count[a:b]),
             wall=sum(steps.wall_ns[a:b]) / 1e9,
-            cpu=sum(steps.cpu_ns[a:b]) / 1e9,
-            process_cpu=sum(steps.process_cpu_ns[a:b]) / 1e9,
+            cpu=sum(cpu[a:b]) / 1e9,
+            process_cpu=sum(process_cpu[a:b]) / 1e9,
             run_delay=sum(delay[a:b]) / 1e9,
-            wait_cpu=sum(steps.wait_cpu_ns[a:b]) / 1e9,
+            wait_cpu=sum(wait_cpu[a:b]) / 1e9,
             wait_run_delay=sum(wait_delay[a:b]) / 1e9,
             phases={name: sum(column[a:b]) / 1e9 for name, column in steps.phases.items()},
         )

@@ -44,6 +44,7 @@ def cli() -> None:
     \b
     advise profile.json              verdict here, report in profile.html
     advise profile.json --json -     the same as JSON on standard output
+    advise trace.json.gz             the same from a trace of torch.profiler
     advise run -- python train.py    run a program, profile its training steps, and judge them
     advise watch profile.json        follow a run while it goes on
     advise demo                      record and judge a small bundled training loop
@@ -102,9 +103,11 @@ def profile_command(
     fail_on: tuple[str, ...],
     open_report: bool,
 ) -> None:
-    """Judge PROFILE: print the verdict and write the HTML report beside it."""
+    """Judge PROFILE, or a trace of torch.profiler: print the verdict, write the HTML report."""
+    from stepscope.advisor.inputs import stem
+
     conditions = [_condition(text) for text in fail_on]
-    html_path = html_path or profile_path.parent / f"{profile_path.stem}.html"
+    html_path = html_path or profile_path.parent / f"{stem(profile_path)}.html"
     check_outputs(profile_path, [html_path, json_path, markdown_path])
     try:
         judged = judge(profile_path, rules, settings)

@@ -56,13 +56,14 @@ def judge(path: Path, rules: Sequence[Path] = (), settings: Sequence[str] = ()) 
         Refused: one of them cannot be used.
     """
     from stepscope.advisor.advise import advise
+    from stepscope.advisor.inputs import load_input
     from stepscope.advisor.measure import NoStepsError
     from stepscope.advisor.progress import working
-    from stepscope.profiler.storage import ProfileError, load
+    from stepscope.profiler.storage import ProfileError
 
     try:
         with working(f"Judging {path.name}"):
-            profile = load(path)
+            profile = load_input(path)
             found, thresholds = knowledge(rules, settings)
             return Judged(profile, advise(profile, found, path.name, thresholds))
     except ProfileError as error:

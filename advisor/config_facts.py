@@ -41,7 +41,7 @@ def environment_facts(facts: Draft, profile: Profile, measurement: Measurement) 
 def set_up_facts(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     """Devices, ranks, micro-batches and what the loaders are told to do."""
     cores = max(1e-3, profile.environment.usable_cores)
-    threads = profile.configuration.intra_op_threads
+    threads = profile.configuration.intra_op_threads or 1
     loader = training_loader(profile)
     facts["gpu.visible"] = len(profile.environment.gpus)
     facts["cpu.threads_per_core"] = (threads + (loader.num_workers if loader else 0)) / cores

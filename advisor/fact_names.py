@@ -68,6 +68,14 @@ FACTS: dict[str, FactName] = {
     "env.cuda_launch_blocking": FactName("flag", "CUDA_LAUNCH_BLOCKING is set"),
     "gpu.count": FactName("count", "CUDA devices that the model lives on"),
     "gpu.utilisation": FactName("share", "NVML utilisation, mean"),
+    "gpu.tensor_core_share": FactName(
+        "share", "kernel time of products, convolutions and attention in tensor-core kernels"
+    ),
+    "gpu.kernel_seconds": FactName("s", "mean time of a kernel"),
+    "gpu.launch_delay_seconds": FactName("s", "median time from a launch to its kernel's begin"),
+    "gpu.queue_length": FactName("count", "launched work that waits for the device, mean"),
+    "copy.pageable_share": FactName("share", "uploaded bytes that came from pageable memory"),
+    "copy.upload_bytes": FactName("bytes", "bytes copied to the device per step"),
     "gpu.memory_share": FactName("share", "device memory in use over device memory, peak"),
     "model.parameters": FactName("count", "parameters of the largest model"),
     "model.convolutions": FactName("count", "convolution modules"),

@@ -14,7 +14,7 @@ from stepscope.advisor.config_facts import environment_facts, set_up_facts
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Draft, Value
-from stepscope.advisor.measure import Measurement
+from stepscope.advisor.measure import Measurement, quantile
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
 from stepscope.advisor.predicted_facts import predicted_facts
@@ -26,9 +26,10 @@ from stepscope.advisor.signal_facts import (
     timeline_facts,
 )
 from stepscope.advisor.sources import foreign_cores
-from stepscope.advisor.trainer import growth_bytes_per_step
+from stepscope.advisor.traces.facts import trace_facts
+from stepscope.advisor.trainer import causes_of_phases, growth_bytes_per_step
 from stepscope.advisor.use_facts import use_facts
-from stepscope.profiler.format import Histogram, Loader, Optimizer, Profile, Steps
+from stepscope.profiler.format import Loader, Optimizer, Profile, Steps
 
 Facts = dict[str, Value]
 _FUSED_OPTIMIZERS = ("Adam", "AdamW", "SGD", "Adagrad")
@@ -42,7 +43,7 @@ _FUSED_ATTENTION = tuple(
 def facts_of(profile: Profile, measurement: Measurement) -> Facts:
     """All facts that the profile supports; values that are None are left out."""
     facts: Draft = {}
-    for source in _SOURCES:
+    for source in _SOURCES if profile.trace is None else _TRACE_SOURCES:
         source(facts, profile, measurement)
     unknown = [name for name in facts if fact_name(name) is None]
     assert not unknown, unknown
@@ -61,7 +62,7 @@ def _steps(facts: Draft, profile: Profile, measurement: Measurement) -> None:
 
 
 def _causes(facts: Draft, profile: Profile, measurement: Measurement) -> None:
-    measured = _ALWAYS_MEASURED | _measured_with(profile)
+    measured = _measured_with(profile)
     for cause in CAUSES:
         interval = measurement.breakdown.causes.get(cause)
         if interval is not None:
@@ -85,7 +86,9 @@ _ALWAYS_MEASURED = {
 
 def _measured_with(profile: Profile) -> set[str]:
     """Causes whose absence from the breakdown means zero, given what this profile could see."""
-    seen: set[str] = set()
+    if profile.trace is not None:
+        return causes_of_phases(profile.steady.phases)
+    seen = set(_ALWAYS_MEASURED)
     if training_loader(profile) is not None:
         seen |= {c for c in CAUSES if c.startswith(("data_loading.s", "cpu_preprocessing."))}
         seen |= {"data_loading.network", "data_loading.worker_startup"}
@@ -272,7 +275,7 @@ def _memory(facts: Draft, profile: Profile, measurement: Measurement) -> None:
         limit = environment.memory_limit_bytes or environment.memory_bytes
         per_second = grown / measurement.breakdown.step_seconds
         facts["memory.growth_bytes"] = grown
-        facts["memory.growth_share_per_hour"] = per_second * 3600 / limit
+        facts["memory.growth_share_per_hour"] = per_second * 3600 / limit if limit else None
     _device_memory(facts, profile)
 
 
@@ -282,7 +285,7 @@ def _device_memory(facts: Draft, profile: Profile) -> None:
     for gpu in profile.environment.gpus:
         used = [v for v in columns.get(f"gpu{gpu.index}_memory_used_bytes", []) if v is not None]
         busy = [v for v in columns.get(f"gpu{gpu.index}_utilisation", []) if v is not None]
-        shares += [max(used) / gpu.memory_bytes] if used else []
+        shares += [max(used) / gpu.memory_bytes] if used and gpu.memory_bytes else []
         utilisations += [sum(busy) / len(busy)] if busy else []
     facts["gpu.memory_share"] = max(shares) if shares else None
     facts["gpu.utilisation"] = max(utilisations) if utilisations else None
@@ -330,17 +333,18 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     predicted_facts,
     use_facts,
 )
-
-
-def quantile(histogram: Histogram, q: float) -> float | None:
-    """The value in ns below which a part `q` of the counted values lies; None when empty."""
-    total = sum(histogram.counts)
-    seen = 0
-    for bin_, count in zip(histogram.bins, histogram.counts, strict=True):
-        seen += count
-        if seen >= q * total:
-            return float(histogram.growth ** (bin_ + 0.5))
-    return None
+_TRACE_SOURCES = (
+    _steps,
+    _causes,
+    _waiting,
+    _operators,
+    timeline_facts,
+    resource_facts,
+    operator_facts,
+    predicted_facts,
+    trace_facts,
+)
+"""A trace does not tell what is switched on, nor what the processors do."""
 
 
 def _modules(kinds: dict[str, int], parts: tuple[str, ...]) -> int:

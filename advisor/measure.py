@@ -11,7 +11,7 @@ from stepscope.advisor.blocks import blocks_of, summed
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.sources import Sources
 from stepscope.advisor.stages import Stages
-from stepscope.profiler.format import Profile, Steps
+from stepscope.profiler.format import Histogram, Profile, Steps
 
 RESAMPLES = 40
 
@@ -49,7 +49,8 @@ class NoStepsError(Exception):
 
 def measured_steps(profile: Profile) -> Steps:
     """The steps to judge by: the steady ones, or those of a run too short to have any."""
-    return profile.steady if profile.steady.total >= 3 else profile.warmup
+    few = profile.trace is None and profile.steady.total < 3
+    return profile.warmup if few else profile.steady
 
 
 def measure(profile: Profile) -> Measurement:
@@ -59,7 +60,7 @@ def measure(profile: Profile) -> Measurement:
         NoStepsError: there are no steps after warm-up.
     """
     steps = measured_steps(profile)
-    if steps.total < 3:
+    if steps.total < (3 if profile.trace is None else 1):
         raise NoStepsError(
             f"only {steps.total} training steps were recorded; profile at least 20, better 100"
         )
@@ -80,6 +81,17 @@ def measure(profile: Profile) -> Measurement:
         stages=sources.shaped(steps),
         resamples=[sources.stages(block) for block in resampled],
     )
+
+
+def quantile(histogram: Histogram, q: float) -> float | None:
+    """The value in ns below which a part `q` of the counted values lies; None when empty."""
+    total = sum(histogram.counts)
+    seen = 0
+    for bin_, count in zip(histogram.bins, histogram.counts, strict=True):
+        seen += count
+        if seen >= q * total:
+            return float(histogram.growth ** (bin_ + 0.5))
+    return None
 
 
 def _shares(seconds: dict[str, float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ FOUND_BY = {
     "optimizer": "the end of the first optimizer's step()",
     "backward": "the end of each backward pass",
     "batch": "the wait for each batch of the loader",
+    "whole": "nothing: without marks the whole trace counts as one step",
 }
 
 
@@ -54,6 +55,14 @@ def notes_of(profile: Profile, facts: Facts) -> list[str]:
 
 def missing_signals(profile: Profile) -> list[NotMeasured]:
     """What this profile could not see, and how to change that."""
+    if profile.trace is not None:
+        return [
+            NotMeasured(
+                what="loader workers, processor time and what is switched on",
+                reason="a Kineto trace does not record them",
+                remedy="record a profile with `with profile(...)` or `advise run`",
+            )
+        ]
     missing = []
     if profile.window is None:
         missing.append(
@@ -97,14 +106,20 @@ def environment_of(profile: Profile) -> dict[str, str]:
         "Python": e.python,
         "PyTorch": e.torch + (f", CUDA {e.cuda}" if e.cuda else ""),
         "Platform": e.platform,
-        "Processor": f"{e.cpu_model or 'unknown'}, {e.cpu_count} logical",
-        "Usable cores": f"{e.usable_cores:g}",
-        "Memory": size(e.memory_limit_bytes or e.memory_bytes),
-        "Intra-op threads": str(c.intra_op_threads),
     }
+    if e.cpu_count is not None:
+        words["Processor"] = f"{e.cpu_model or 'unknown'}, {e.cpu_count} logical"
+        words["Usable cores"] = f"{e.usable_cores:g}"
+    if memory := e.memory_limit_bytes or e.memory_bytes:
+        words["Memory"] = size(memory)
+    if c.intra_op_threads is not None:
+        words["Intra-op threads"] = str(c.intra_op_threads)
     for gpu in e.gpus:
-        words[f"GPU {gpu.index}"] = f"{gpu.name}, {size(gpu.memory_bytes)}"
+        held = f", {size(gpu.memory_bytes)}" if gpu.memory_bytes else ""
+        words[f"GPU {gpu.index}"] = gpu.name + held
     words |= {f"${name}": value for name, value in e.variables.items()}
+    if profile.trace is not None:
+        return words
     overhead = profile.overhead.background_cpu_ns / max(1, profile.run.wall_ns)
     words["Profiler's own thread"] = f"{share(overhead)} of one core"
     return words

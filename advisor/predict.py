@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, exp, log
+from math import ceil, exp, isfinite, log
 
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.ceilings import serial_fraction
@@ -191,6 +191,8 @@ def _any_order(predictor: Predictor, profile: Profile, stages: Stages) -> Outcom
 
 def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
     """More intra-op threads: arithmetic and bandwidth at best divide by the ratio of threads."""
+    if not isfinite(stages.cores):
+        return None
     threads = int(stages.cores + 0.25)  # a core that others use a little still counts
     ratio = threads / max(1, stages.threads)
     if ratio <= 1.0 or profile.environment.gpus:

@@ -57,9 +57,8 @@ def resource_facts(facts: Draft, profile: Profile, measurement: Measurement) -> 
     facts["storage.pressure_share"] = mean_of(columns.get("io_pressure_share", []))
     facts["host.other_threads_cores"] = mean_of(columns.get("other_threads_cores", []))
     swapped = _known(columns.get("swap_used_bytes", []))
-    facts["memory.swap_share"] = (
-        max(swapped) / profile.environment.memory_bytes if swapped else None
-    )
+    memory = profile.environment.memory_bytes
+    facts["memory.swap_share"] = max(swapped) / memory if swapped and memory else None
     facts["gpu.memory_growth_share"] = _device_growth_per_hour(profile)
     _disk(facts, profile)
 
@@ -143,8 +142,8 @@ def _device_growth_per_hour(profile: Profile) -> float | None:
     for gpu in profile.environment.gpus:
         column = profile.samples.columns.get(f"gpu{gpu.index}_memory_used_bytes", [])
         points = [(t, v) for t, v in zip(seconds, column, strict=False) if v is not None]
-        if course := settled(points):
-            growths.append(theil_sen(course) * 3600 / max(1, gpu.memory_bytes))
+        if gpu.memory_bytes and (course := settled(points)):
+            growths.append(theil_sen(course) * 3600 / gpu.memory_bytes)
     return max(growths) if growths else None
 
 

@@ -61,6 +61,7 @@ class Sources:
         self.loader = training_loader(profile)
         self.workers = self.loader.num_workers if self.loader else 0
         self.cores = max(0.01, profile.environment.usable_cores)
+        self.threads = profile.configuration.intra_op_threads or 1
         self.foreign = foreign_cores(profile)
         self.thread_delay = mean_of(profile.samples.columns.get("thread_delay_cores", []))
         self.other_threads = mean_of(profile.samples.columns.get("other_threads_cores", [])) or 0.0
@@ -201,7 +202,7 @@ class Sources:
         if siblings <= 0:
             return 0.0
         starving = siblings / (siblings + max(0.0, block.process_cpu - block.cpu))
-        lost = SIBLINGS * siblings / max(1, self.profile.configuration.intra_op_threads - 1)
+        lost = SIBLINGS * siblings / max(1, self.threads - 1)
         for cause in COMPUTE:
             slept = starving * waits.get(cause, 0.0)
             if slept > 0:
@@ -253,8 +254,8 @@ class Sources:
 
     def _width(self, block: Block) -> float:
         """Threads that run while the training thread does; more of them only spin."""
-        threads = self.profile.configuration.intra_op_threads
-        return min(max(1.0, block.process_cpu / max(1e-12, block.cpu)), float(max(1, threads)))
+        threads = float(max(1, self.threads))
+        return min(max(1.0, block.process_cpu / max(1e-12, block.cpu)), threads)
 
     def _contended(self, block: Block) -> Stages:
         return replace(
@@ -289,7 +290,7 @@ class Sources:
             prefetch=(loader.prefetch_factor if loader else None) or 2,
             in_order=loader is None or loader.in_order is not False,
             serial_share=_serial_share(self.profile, self.workers),
-            threads=self.profile.configuration.intra_op_threads,
+            threads=self.threads,
         )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import isfinite
 from typing import NamedTuple
 
 from stepscope.advisor.contention import Contention, Threads, slowdown
@@ -336,7 +337,7 @@ class Stages:
 
     @cached_property
     def _best_workers(self) -> int:
-        most = max(8, int(4 * self.cores))
+        most = max(8, int(4 * self.cores) if isfinite(self.cores) else 0)
         candidates: list[int] = sorted({*range(min(_EACH, most) + 1), *_sparse(most)})
         seconds = {workers: self.with_workers(workers).seconds() for workers in candidates}
         best = min(seconds.values())

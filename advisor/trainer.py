@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 from statistics import median
@@ -30,6 +30,16 @@ _PHASES = {
     "logging": "host.logging",
     "gc": "host.gc",
     "compilation": "host.compilation",
+    # of a device, in profiles made from traces
+    "arithmetic": "compute.arithmetic",
+    "unrecorded": "compute.arithmetic",
+    "bandwidth": "memory.bandwidth",
+    "optimizer_device": "compute.optimizer",
+    "collective": "communication.collective",
+    "readback": "host.sync",
+    "queue": "compute.launch",
+    "launch": "compute.launch",
+    "allocation": "memory.capacity",
 }
 _MIN_LOOKS = 5
 _LARGE_WRITE = 32 << 10
@@ -40,6 +50,12 @@ _LARGE_READ = 64 << 10
 """Bytes: below, opening a file costs more than reading it from the page cache."""
 _NEARLY_ALL = 0.75
 """Noise rises half of the time, and of ten samples three in four times once in twenty cases."""
+
+
+def causes_of_phases(phases: Iterable[str]) -> set[str]:
+    """Causes that a profile with these phases can tell, if it was made from a trace."""
+    causes = {_PHASES[phase] for phase in phases if phase in _PHASES}
+    return causes | ({PYTHON} if "python" in phases else set())
 
 
 class Trainer:

@@ -7,6 +7,7 @@ These types are the file format. `docs/profile.schema.json` is generated from th
 
 from __future__ import annotations
 
+from math import inf
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
@@ -32,9 +33,10 @@ class Run(Struct, kw_only=True, omit_defaults=True):
     argv: list[str] = []
     rank: int = 0
     world_size: int = 1
-    steps_by: Literal["steps", "step", "optimizer", "backward", "batch"] = "steps"
-    """What ended a training step: the user's `steps()` or `step()`, or, where neither was called,
-    the end of an optimizer step, the end of a backward pass, or the fetch of the next batch."""
+    steps_by: Literal["steps", "step", "optimizer", "backward", "batch", "whole"] = "steps"
+    """What ended a training step: the user's `steps()` or `step()` (in a trace: `ProfilerStep`),
+    or, where neither was called, the end of an optimizer step, the end of a backward pass, or the
+    fetch of the next batch. `whole`: a trace without any of them counts as one step."""
 
 
 class Gpu(Struct, kw_only=True, omit_defaults=True):
@@ -42,7 +44,7 @@ class Gpu(Struct, kw_only=True, omit_defaults=True):
 
     index: int
     name: str
-    memory_bytes: int
+    memory_bytes: int | None = None
     driver: str | None = None
     power_limit_w: float | None = None
 
@@ -69,13 +71,13 @@ class Environment(Struct, kw_only=True, omit_defaults=True):
     torch: str
     platform: str
     cpu_model: str | None = None
-    cpu_count: Processors
+    cpu_count: Processors | None = None
     """Logical processors of the machine."""
-    cpu_affinity: Processors
+    cpu_affinity: Processors | None = None
     """Processors that this process may run on."""
     cpu_quota: Rate | None = None
     """Processors' worth of time that the cgroup grants; None when unlimited."""
-    memory_bytes: int
+    memory_bytes: int | None = None
     memory_limit_bytes: int | None = None
     gpus: list[Gpu] = []
     cuda: str | None = None
@@ -85,8 +87,8 @@ class Environment(Struct, kw_only=True, omit_defaults=True):
 
     @property
     def usable_cores(self) -> float:
-        """Processors this process may use, by affinity and cgroup quota."""
-        return min(float(self.cpu_affinity), self.cpu_quota or float("inf"))
+        """Processors this process may use, by affinity and cgroup quota; infinite if not known."""
+        return min(float(self.cpu_affinity or inf), self.cpu_quota or inf)
 
 
 class Model(Struct, kw_only=True, omit_defaults=True):
@@ -125,8 +127,8 @@ class Configuration(Struct, kw_only=True, omit_defaults=True):
     optimizers: list[Optimizer] = []
     autocast: str | None = None
     """The autocast dtype seen around forward, e.g. `torch.bfloat16`."""
-    intra_op_threads: int
-    inter_op_threads: int
+    intra_op_threads: int | None = None
+    inter_op_threads: int | None = None
     matmul_precision: str | None = None
     tf32_matmul: bool | None = None
     cudnn_benchmark: bool | None = None
@@ -171,17 +173,18 @@ class Steps(Struct, kw_only=True):
     count: list[int]
     wall_ns: list[int]
     wall_max_ns: list[int]
-    cpu_ns: list[int]
+    cpu_ns: list[int] | None = None
     """Processor time of the training thread."""
-    process_cpu_ns: list[int]
+    process_cpu_ns: list[int] | None = None
     """Processor time of all threads of the training process."""
     run_delay_ns: list[int] | None = None
     """Time the training thread was runnable but waited for a core."""
-    wait_cpu_ns: list[int]
+    wait_cpu_ns: list[int] | None = None
     """Processor time of the training thread while it fetched the next batch."""
     wait_run_delay_ns: list[int] | None = None
     phases: dict[str, list[int]]
-    """Wall time of the training thread by phase, exclusive of nested phases; sums to `wall_ns`."""
+    """Wall time by phase, exclusive of nested phases; sums to `wall_ns`. Of the training thread; in
+    a profile made from a trace with a device, of that, and where it was idle, of the host."""
     calls: dict[str, list[int]] = {}
     """How often a phase was entered, where that was counted."""
 
@@ -435,6 +438,77 @@ class Ceilings(Struct, kw_only=True, omit_defaults=True):
     solo: Solo | None = None
 
 
+class KernelCategory(Struct, kw_only=True, omit_defaults=True):
+    """Kernels of one kind (`gemm`, `attention`, `collective`, ...), summed over all steps."""
+
+    name: str
+    calls: Count
+    time_ns: int
+    tensor_core_ns: int = 0
+    """Part of it in kernels whose names say that they use tensor cores."""
+
+
+class Kernel(Struct, kw_only=True, omit_defaults=True):
+    """One kernel, summed over all steps."""
+
+    name: str
+    category: str
+    calls: Count
+    time_ns: int
+    tensor_cores: bool = False
+
+
+class Copies(Struct, kw_only=True, omit_defaults=True):
+    """Copies of one direction between one kind of memory and a device, summed over all steps."""
+
+    direction: str
+    """`HtoD`, `DtoH`, `DtoD`, `PtoP`, or `unknown`."""
+    memory: str
+    """Of the host: `pageable`, `pinned`, or `unknown`; `device` between devices."""
+    calls: Count
+    bytes: int | None = None
+    time_ns: int
+
+
+class RuntimeCalls(Struct, kw_only=True):
+    """Calls of one function of the device's runtime, or of one annotation, over all steps."""
+
+    name: str
+    calls: Count
+    time_ns: int
+
+
+class Trace(Struct, kw_only=True, omit_defaults=True):
+    """What only a Kineto trace knows of; sums over its steps."""
+
+    device: int | None = None
+    """Number of the device that is judged by; None where the trace has none."""
+    devices: Count = 0
+    """Devices at work in this trace."""
+    capability: int | None = None
+    """Major compute capability of the device."""
+    busy_ns: int | None = None
+    """Time in which the device did anything, overlapping work counted once."""
+    communication_ns: int | None = None
+    """Time in which it ran collectives, hidden or not; what nothing hides is the phase
+    `collective`."""
+    categories: list[KernelCategory] = []
+    kernels: list[Kernel] = []
+    """The longest first."""
+    copies: list[Copies] = []
+    runtime: list[RuntimeCalls] = []
+    annotations: list[RuntimeCalls] = []
+    launch_delay: Histogram | None = None
+    """Nanoseconds from a launch on the host to the begin of its kernel."""
+    queue_length: float | None = None
+    """Launched work that had not begun, mean over time."""
+    peak_allocated_bytes: int | None = None
+    """Largest value of the allocator on the device, where memory was profiled."""
+    peak_reserved_bytes: int | None = None
+    lost_events: Count = 0
+    """Events of the file that could not be read."""
+
+
 class Overhead(Struct, kw_only=True, omit_defaults=True):
     """What the profiler itself cost, as far as it can tell from inside."""
 
@@ -462,6 +536,8 @@ class Profile(Struct, kw_only=True):
     loaders: list[Loader] = []
     samples: Samples
     window: Window | None = None
+    trace: Trace | None = None
+    """Where the profile was made from a Kineto trace."""
     collectives: list[Collective] = []
     ceilings: Ceilings | None = None
     sites: list[Site] = []

@@ -20,8 +20,8 @@ from builders import (
 
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fact_names import FACTS, fact_name
-from stepscope.advisor.facts import Facts, facts_of, quantile
-from stepscope.advisor.measure import measure
+from stepscope.advisor.facts import Facts, facts_of
+from stepscope.advisor.measure import measure, quantile
 from stepscope.profiler.format import (
     Batches,
     Collective,

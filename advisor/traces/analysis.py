@@ -1,0 +1,170 @@
+"""One pass over the steps of a trace, in order of time, adding up all that a profile says."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from stepscope.advisor.traces.columns import Records
+from stepscope.advisor.traces.intervals import Int64, divide
+from stepscope.advisor.traces.kinds import Kind
+from stepscope.advisor.traces.launches import Launches
+from stepscope.advisor.traces.names import Names
+from stepscope.advisor.traces.nesting import inherited, nested
+from stepscope.advisor.traces.roles import Role
+from stepscope.advisor.traces.sums import Spread, Tally
+from stepscope.advisor.traces.timeline import (
+    BETWEEN_KERNELS_NS,
+    after_sync,
+    device_layers,
+    host_layers,
+    host_only_layers,
+    queued,
+)
+
+PHASES = (Role.PLAIN, Role.DATA, Role.OPTIMIZER, Role.BACKWARD)
+"""Roles that what lies inside inherits."""
+_OF_PHASE = np.zeros(max(Role) + 1, np.int64)
+for _role in PHASES:
+    _OF_PHASE[_role] = _role
+_WIDTH = int(max(PHASES)) + 1
+
+
+class Analysis:
+    """The sums over all steps.
+
+    Args:
+        names: what names stand for.
+        steps: how many there are.
+        device: tracks of the device to judge by; empty where none was recorded.
+    """
+
+    def __init__(self, names: Names, steps: int, device: Int64) -> None:
+        self.names = names
+        self.phases: list[Counter[str]] = [Counter() for _ in range(steps)]
+        """Nanoseconds by phase, of each step."""
+        self.operators = Tally(len(names.text) * _WIDTH, "self_cpu", "device")
+        """By name and phase: number `name * width + phase`."""
+        self.kernels = Tally(len(names.text), "time")
+        self.copies = Tally(len(names.text), "time", "bytes")
+        self.calls = Tally(len(names.text), "time")
+        """Runtime calls and annotations of the host."""
+        self.spans = Tally(len(names.text), "time")
+        """Takings of a batch, whatever their kind (operators, in old traces)."""
+        self.syncs = [0] * steps
+        self.delays = Spread()
+        """From the begin of a call to that of what it launched."""
+        self.queue_ns = 0
+        """Number of launched but unfinished pieces of work, integrated over time."""
+        self.busy_ns = 0
+        self.communication_ns = 0
+        self._device = device
+        self._launches = Launches()
+
+    def add(self, step: int, begin: int, end: int, records: Records) -> None:
+        """Take a window of one step."""
+        host = records[records["kind"] <= Kind.PYTHON]
+        host, phases = self._host(step, host, begin, end)
+        own = self._work(records, begin)
+        calls = self._launches.of(own["correlation"])
+        parts = self._divided(begin, end, host, phases, own, calls)
+        self.phases[step].update(parts)
+        self.phases[step]["python"] += end - begin - sum(parts.values())
+
+    # The host -----------------------------------------------------------------------------------
+
+    def _host(self, step: int, host: Records, begin: int, end: int) -> tuple[Records, Int64]:
+        """Its events in order of time, and the role that each inherits."""
+        host = host[host["kind"] != Kind.PYTHON]
+        host = host[np.lexsort((-host["end"], host["start"], host["track"]))]
+        phases = np.zeros(len(host), np.int64)
+        parents = np.full(len(host), -1, np.int64)
+        selves = np.zeros(len(host), np.int64)
+        _, first = np.unique(host["track"], return_index=True)
+        for low, high in zip(first, [*first[1:], len(host)], strict=True):
+            rows = host[low:high]
+            start = np.maximum(rows["start"], begin)
+            forest = nested(start, np.maximum(start, np.minimum(rows["end"], end)))
+            own = _OF_PHASE[self.names.role[rows["name"]]]
+            phases[low:high] = inherited(own, forest)
+            parents[low:high] = np.where(forest.parent >= 0, forest.parent + low, -1)
+            selves[low:high] = forest.self_time
+        self._count_host(step, host, phases, selves, begin)
+        self._note_launches(host, phases, parents, begin)
+        order = np.argsort(host["start"], kind="stable")
+        return host[order], phases[order]
+
+    def _count_host(
+        self, step: int, host: Records, phases: Int64, selves: Int64, begin: int
+    ) -> None:
+        operator = host["kind"] == Kind.OPERATOR
+        keys = host["name"].astype(np.int64) * _WIDTH + phases
+        fresh = host["start"] >= begin
+        self.operators.add(keys[operator & fresh])
+        self.operators.more("self_cpu", keys[operator], selves[operator])
+        rows = host[~operator & fresh]
+        self.calls.add(rows["name"], time=rows["end"] - rows["start"])
+        role = self.names.role[host["name"]]
+        self.syncs[step] += int((fresh & (role == Role.SYNC)).sum())
+        taking = host[fresh & (role == Role.DATA)]
+        self.spans.add(taking["name"], time=taking["end"] - taking["start"])
+
+    def _note_launches(self, host: Records, phases: Int64, parents: Int64, begin: int) -> None:
+        """Remember for each call which operator, in which phase, it belongs to."""
+        call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= begin)
+        around = np.maximum(parents[call], 0)
+        name = np.where(parents[call] >= 0, host["name"][around], host["name"][call])
+        tag = name.astype(np.int64) * _WIDTH + phases[call]
+        self._launches.add(host["correlation"][call], host["start"][call], host["end"][call], tag)
+
+    # The device ---------------------------------------------------------------------------------
+
+    def _work(self, records: Records, begin: int) -> Records:
+        """What ran on the device that is judged by, and its sums."""
+        work = records[records["kind"] > Kind.PYTHON]
+        work = work[np.isin(work["track"], self._device)]
+        fresh = work[work["start"] >= begin]
+        length = fresh["end"] - fresh["start"]
+        kernel = fresh["kind"] == Kind.KERNEL
+        self.kernels.add(fresh["name"][kernel], time=length[kernel])
+        self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=fresh["bytes"][~kernel])
+        calls = self._launches.of(fresh["correlation"])
+        known = calls["tag"] >= 0
+        self.operators.more("device", calls["tag"][known], length[known])
+        waited = fresh["start"][known] - calls["start"][known]
+        self.delays.add(waited[kernel[known]])
+        self.queue_ns += int(np.maximum(0, waited).sum())
+        return work
+
+    # The division -------------------------------------------------------------------------------
+
+    def _divided(
+        self, begin: int, end: int, host: Records, phases: Int64, work: Records, calls: Records
+    ) -> dict[str, int]:
+        if not len(self._device):
+            return divide(host_only_layers(host, phases, self.names), begin, end)
+        optimizing = (calls["tag"] >= 0) & (calls["tag"] % _WIDTH == Role.OPTIMIZER)
+        layers, busy = device_layers(work, optimizing, self.names)
+        busy = busy.clipped(begin, end)
+        self.busy_ns += busy.total
+        self.communication_ns += layers["collective"].clipped(begin, end).total
+        idle = busy.between(begin, end)
+        doing = host_layers(host, phases, self.names)
+        paid = after_sync(idle, doing["sync"])
+        launched = np.where(calls["tag"] >= 0, calls["end"], -1)
+        queue = queued(idle, work, launched)
+        return divide(
+            {
+                **layers,
+                "profiler": doing.pop("profiler"),
+                "queue": queue.shorter_than(BETWEEN_KERNELS_NS),
+                "data_wait": doing.pop("data_wait"),
+                "allocation": doing.pop("allocation"),
+                "sync": doing.pop("sync") | paid,
+                "unrecorded": queue,
+                **doing,
+            },
+            begin,
+            end,
+        )

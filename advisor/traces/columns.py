@@ -1,0 +1,147 @@
+"""Events as rows of numbers: names and threads become indices into tables."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
+from stepscope.advisor.traces.memory import Memory
+from stepscope.advisor.traces.reader import NO_ARGS, Event, Number
+
+RECORD = np.dtype(
+    [
+        ("start", np.int64),  # ns since the first event that was read
+        ("end", np.int64),
+        ("correlation", np.int64),  # of a call with what it started on a device; 0: none
+        ("bytes", np.int64),  # of a copy or fill
+        ("name", np.int32),
+        ("track", np.int32),  # host: (process, thread); device: ("device", number, stream)
+        ("kind", np.int8),
+    ]
+)
+Records = npt.NDArray[Any]
+"""Rows of `RECORD`."""
+Int64 = npt.NDArray[np.int64]
+_LAST = 1 << 62
+
+
+class Table(dict[Any, int]):
+    """Numbers values in the order in which they are first looked up."""
+
+    def __missing__(self, key: Any) -> int:
+        """The next free number."""
+        number = self[key] = len(self)
+        return number
+
+
+class Columns:
+    """Turns events into records, with the tables that their indices point into."""
+
+    def __init__(self) -> None:
+        self.names = Table()
+        self.name_kinds: list[int] = []
+        """The kind of the first event of each name."""
+        self.tracks = Table()
+        self.memory = Memory()
+        self.origin_us: float | None = None
+        self.foreign: Counter[str] = Counter()
+        """Events of categories that are not known, by category."""
+        self.unusable = 0
+        """Events whose times are no numbers."""
+
+    def records(self, events: list[Event]) -> Records:
+        """The events that are kept, one row each, grouped by where they happen."""
+        categories: defaultdict[str, list[Event]] = defaultdict(list)
+        for event in events:
+            categories[event.cat].append(event)
+        groups = {kind: _of(kind, categories) for kind in Kind}
+        kept = [event for group in groups.values() for event in group]
+        rows = np.zeros(len(kept), RECORD)
+        rows["kind"] = np.repeat(list(groups), [len(group) for group in groups.values()])
+        self._times(rows, kept)
+        ends = np.searchsorted(rows["kind"], [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.PYTHON + 1])
+        first_call, last_call, first_device = (int(end) for end in ends)
+        tracks = self.tracks
+        rows["track"][:first_device] = [tracks[p] for p in map(_PLACE, kept[:first_device])]
+        self._calls(rows[first_call:last_call], kept[first_call:last_call])
+        self._device(rows[first_device:], kept[first_device:])
+        self._others(categories)
+        return rows[rows["start"] < _LAST]
+
+    def _times(self, rows: Records, events: list[Event]) -> None:
+        start = np.array([e.ts for e in events], np.float64)
+        length = np.array([e.dur for e in events], np.float64)
+        usable = np.isfinite(start) & np.isfinite(length)
+        if not usable.all():
+            self.unusable += int((~usable).sum())
+            start[~usable], length[~usable] = np.inf, 0
+        if self.origin_us is None and usable.any():
+            self.origin_us = float(start[usable].min())
+        since = np.minimum((start - (self.origin_us or 0.0)) * 1000, _LAST)
+        rows["start"] = np.rint(since)
+        rows["end"] = np.rint(np.minimum(since + np.maximum(length, 0) * 1000, _LAST))
+        names = self.names
+        rows["name"] = [names[e.name] for e in events]
+        if len(names) > len(self.name_kinds):
+            known, first = np.unique(rows["name"], return_index=True)
+            new = first[known >= len(self.name_kinds)]
+            self.name_kinds += rows["kind"][new].tolist()
+
+    @staticmethod
+    def _calls(rows: Records, events: list[Event]) -> None:
+        rows["correlation"] = _integers((e.args or NO_ARGS).correlation for e in events)
+
+    def _device(self, rows: Records, events: list[Event]) -> None:
+        arguments = [e.args or NO_ARGS for e in events]
+        rows["correlation"] = _integers(a.correlation for a in arguments)
+        rows["bytes"] = _integers(a.bytes for a in arguments)
+        tracks = self.tracks
+        rows["track"] = [
+            tracks[
+                "device",
+                event.pid if args.device is None else args.device,
+                event.tid if args.stream is None else args.stream,
+            ]
+            for event, args in zip(events, arguments, strict=True)
+        ]
+
+    def _others(self, categories: dict[str, list[Event]]) -> None:
+        for category, events in categories.items():
+            if category in _MEMORY:
+                self.memory.add([event for event in events if event.name == MEMORY_NAME])
+            if category not in KINDS and any(event.ph == "X" for event in events):
+                self.foreign[category] += len(events)
+
+
+_PLACE = attrgetter("pid", "tid")
+_MEMORY = ("", "cpu_instant_event")
+"""Events of the allocator had no category until torch 1.12."""
+
+
+def _of(kind: Kind, categories: dict[str, list[Event]]) -> list[Event]:
+    """All events of a kind; of most kinds a trace has one category."""
+    found = [events for category, events in categories.items() if KINDS.get(category) == kind]
+    return found[0] if len(found) == 1 else [event for events in found for event in events]
+
+
+def _integers(values: Iterable[Number]) -> Int64:
+    plain = [value or 0 for value in values]
+    try:
+        return np.array(plain, np.int64)
+    except (ValueError, OverflowError, TypeError):
+        return np.array([integer(value) for value in plain], np.int64)
+
+
+def integer(value: Number) -> int:
+    """As a 64-bit number; 0 where there is none."""
+    try:
+        number = int(float(value)) if isinstance(value, str) else int(value or 0)
+    except (ValueError, OverflowError):
+        return 0
+    return number if -_LAST < number < _LAST else 0

@@ -1,0 +1,70 @@
+"""Facts that a profile made from a trace supports beyond, or instead of, those of a recording."""
+
+from __future__ import annotations
+
+from stepscope.advisor.fetch import training_loader
+from stepscope.advisor.knowledge import Draft
+from stepscope.advisor.measure import Measurement, quantile
+from stepscope.profiler.format import Profile, Trace
+
+_HAS_TENSOR_CORES = 7
+"""Compute capability of NVIDIA's first devices with them; AMD's matrix cores count from 9 on."""
+_WITH_TENSOR_CORES = ("gemm", "convolution", "attention")
+
+
+def trace_facts(facts: Draft, profile: Profile, measurement: Measurement) -> None:
+    """Device, copies and collectives of the trace; of the loader only what it tells."""
+    trace, steps = profile.trace, profile.steady
+    if trace is None or not steps.total:
+        return
+    wall = max(1, sum(steps.wall_ns))
+    facts["sync.per_step"] = sum(steps.calls.get("syncs", [])) / steps.total
+    loader = training_loader(profile)
+    if loader is not None:
+        facts["loader.num_workers"] = loader.num_workers
+        facts["loader.best_workers"] = measurement.stages.best_workers()
+    if trace.device is not None:
+        facts["gpu.count"] = 1
+        _device(facts, trace, wall)
+        _exchange(facts, profile, trace, wall)
+        _copies(facts, trace, steps.total)
+    held, gpus = trace.peak_reserved_bytes, profile.environment.gpus
+    if held is not None and gpus and gpus[0].memory_bytes:
+        facts["gpu.memory_share"] = held / gpus[0].memory_bytes
+
+
+def _device(facts: Draft, trace: Trace, wall: int) -> None:
+    if trace.busy_ns is not None:
+        facts["gpu.utilisation"] = trace.busy_ns / wall
+    kernels = sum(category.calls for category in trace.categories)
+    if kernels:
+        time = sum(category.time_ns for category in trace.categories)
+        facts["gpu.kernel_seconds"] = time / kernels / 1e9
+    eligible = [c for c in trace.categories if c.name in _WITH_TENSOR_CORES]
+    if time := sum(category.time_ns for category in eligible):
+        used = sum(category.tensor_core_ns for category in eligible)
+        facts["gpu.tensor_core_share"] = used / time
+        if used == 0 and (trace.capability or 0) >= _HAS_TENSOR_CORES:
+            facts["torch.autocast"] = "off"
+    if trace.launch_delay is not None:
+        delay = quantile(trace.launch_delay, 0.5)
+        facts["gpu.launch_delay_seconds"] = delay / 1e9 if delay else None
+    facts["gpu.queue_length"] = trace.queue_length
+
+
+def _exchange(facts: Draft, profile: Profile, trace: Trace, wall: int) -> None:
+    if not trace.communication_ns:
+        return
+    exposed = sum(profile.steady.phases.get("collective", []))
+    facts["comm.exposed_share"] = exposed / wall
+    facts["comm.overlap_share"] = max(0.0, 1 - exposed / trace.communication_ns)
+
+
+def _copies(facts: Draft, trace: Trace, steps: int) -> None:
+    known = [c for c in trace.copies if c.direction == "HtoD" and c.memory != "unknown"]
+    total = sum(copies.bytes or 0 for copies in known)
+    if total:
+        pageable = sum(copies.bytes or 0 for copies in known if copies.memory == "pageable")
+        facts["copy.pageable_share"] = pageable / total
+        facts["loader.pin_memory"] = pageable < total / 2
+        facts["copy.upload_bytes"] = total / steps

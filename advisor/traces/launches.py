@@ -1,0 +1,52 @@
+"""Which call on the host started which work on a device, across windows of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stepscope.advisor.traces.intervals import Int64
+
+LAUNCH = np.dtype(
+    [
+        ("correlation", np.int64),
+        ("start", np.int64),
+        ("end", np.int64),
+        ("tag", np.int64),  # what the caller wants to know of it later
+    ]
+)
+_KEPT = 1 << 16
+"""Calls remembered: a device's queues hold a thousand or so that have not begun."""
+
+
+class Launches:
+    """The latest calls, by correlation."""
+
+    def __init__(self) -> None:
+        self._calls: npt.NDArray[Any] = np.empty(0, LAUNCH)
+
+    def add(self, correlation: Int64, start: Int64, end: Int64, tag: Int64) -> None:
+        """Note calls of a window; those without correlation are left out."""
+        named = correlation != 0
+        calls = np.empty(int(named.sum()), LAUNCH)
+        for name, column in zip(
+            ("correlation", "start", "end", "tag"), (correlation, start, end, tag), strict=True
+        ):
+            calls[name] = column[named]
+        kept = self._calls
+        if len(kept) > _KEPT:
+            kept = kept[np.argsort(kept["start"])[-_KEPT:]]
+        calls = np.concatenate([kept, calls])
+        self._calls = calls[np.argsort(calls["correlation"], kind="stable")]
+
+    def of(self, correlation: Int64) -> npt.NDArray[Any]:
+        """The call that started each work; where it is not known, all columns are -1."""
+        found = np.full(len(correlation), -1, LAUNCH)
+        if len(self._calls):
+            place = np.searchsorted(self._calls["correlation"], correlation, "right") - 1
+            place = np.maximum(place, 0)
+            known = (self._calls["correlation"][place] == correlation) & (correlation != 0)
+            found[known] = self._calls[place[known]]
+        return found

@@ -1,0 +1,250 @@
+"""The events of a Chrome trace, streamed: whatever its size, a fraction of a megabyte at a time.
+
+A trace is one JSON document, but its list of events can be cut between any two of them. Where the
+cuts are is learned from the first events (every writer puts the same bytes between two events), so
+that whole pieces go to msgspec, which skips in C what is not asked for. A piece it does not accept
+(NaN, numbers and text that are no JSON, a cut in the wrong place) goes through `json` event by
+event; what that cannot read either is counted and left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, field
+
+from stepscope.advisor.traces.errors import TraceError
+from stepscope.advisor.traces.files import Source
+
+PIECE: Final = 256 << 10
+"""Bytes decoded at once: the events of a piece stay in the processor's cache."""
+_LARGEST_EVENT: Final = 64 << 20
+_LARGEST_HEAD: Final = 64 << 20
+_EVENTS = re.compile(rb'"traceEvents"\s*:\s*\[')
+_BETWEEN = re.compile(rb'\}(\s*,\s*)\{(\s*)"')
+
+Number = int | float | str | None
+"""Numbers are text in traces of some versions (`"stream 7"`, `"2560"`)."""
+
+
+class Args(Struct, gc=False):
+    """The arguments of an event that we use."""
+
+    correlation: Number = None
+    device: Number = None
+    stream: Number = None
+    bytes: Number = None
+    size: Number = None
+    memory_bytes: Number = field(name="Bytes", default=None)
+    allocated: Number = field(name="Total Allocated", default=None)
+    reserved: Number = field(name="Total Reserved", default=None)
+    device_id: Number = field(name="Device Id", default=None)
+    device_type: Number = field(name="Device Type", default=None)
+
+
+NO_ARGS = Args()
+
+
+class Event(Struct, gc=False):
+    """One event; times in microseconds."""
+
+    ph: str = ""
+    cat: str = ""
+    name: str = ""
+    pid: Number = None
+    tid: Number = None
+    ts: float = 0.0
+    dur: float = 0.0
+    args: Args | None = None
+
+
+class Device(Struct):
+    """One entry of `deviceProperties`."""
+
+    id: int = 0
+    name: str = "unknown"
+    total_memory: int = field(name="totalGlobalMem", default=0)
+    major: int | None = field(name="computeMajor", default=None)
+    minor: int | None = field(name="computeMinor", default=None)
+
+
+class Distributed(Struct):
+    """`distributedInfo`."""
+
+    backend: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
+
+
+class Metadata(Struct):
+    """What stands beside the events."""
+
+    devices: list[Device] = field(name="deviceProperties", default_factory=list)
+    distributed: Distributed | None = field(name="distributedInfo", default=None)
+    base_ns: int = field(name="baseTimeNanoseconds", default=0)
+    cuda_runtime: int | None = field(name="cuda_runtime_version", default=None)
+
+
+class Reader:
+    """Reads a trace once, from front to back.
+
+    Args:
+        source: the file.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.metadata = Metadata()
+        self.lost = 0
+        """Events that could not be read."""
+        self.truncated = False
+        self._source = source
+        self._typed = msgspec.json.Decoder(list[Event])
+        self._buffer = b""
+        self._separator: bytes | None = None
+        self._ended = False
+        self._tail: list[bytes] = []
+
+    def events(self) -> Iterator[list[Event]]:
+        """The events, some thousands at a time, in the order of the file.
+
+        Raises:
+            TraceError: the file is no Chrome trace.
+        """
+        blocks = self._source.blocks(PIECE)
+        self._read_head(blocks)
+        for block in blocks:
+            if self._ended:
+                self._tail.append(block)
+                continue
+            self._buffer += block
+            yield from self._pieces()
+            if len(self._buffer) > _LARGEST_EVENT:
+                raise TraceError(f"{self._source.path}: has an event of more than 64 MB")
+        yield from self._rest()
+
+    def _read_head(self, blocks: Iterator[bytes]) -> None:
+        """Everything before the first event; some writers put the metadata there."""
+        head = b""
+        for block in blocks:
+            head += block
+            start = head.lstrip()[:1]
+            if start not in (b"{", b"["):
+                break
+            if start == b"[":
+                self._buffer = head.lstrip()[1:]
+                return
+            if found := _EVENTS.search(head, max(0, len(head) - len(block) - 64)):
+                self._note(head[: found.end()] + b"]}")
+                self._buffer = head[found.end() :]
+                return
+            if len(head) > _LARGEST_HEAD:
+                break
+        if not head.strip():
+            raise TraceError(f"{self._source.path}: is empty; export the trace again")
+        raise TraceError(
+            f"{self._source.path}: is no trace of torch.profiler (JSON with `traceEvents`); export "
+            "one with `prof.export_chrome_trace(path)` or `tensorboard_trace_handler(folder)`"
+        )
+
+    def _note(self, document: bytes) -> None:
+        try:
+            found = json.loads(document.decode("utf-8", "replace"), strict=False)
+        except ValueError:
+            return
+        for name in Metadata.__struct_fields__:
+            key = _METADATA_KEYS[name]
+            if key in found:
+                try:
+                    value = msgspec.convert(found[key], _METADATA_TYPES[name], strict=False)
+                except msgspec.ValidationError:
+                    continue
+                setattr(self.metadata, name, value)
+
+    def _pieces(self) -> Iterator[list[Event]]:
+        """Decode the buffer up to the last cut in it."""
+        if self._separator is None:
+            self._separator = _separator(self._buffer)
+        cut = self._buffer.rfind(self._separator) if self._separator else -1
+        if cut >= 0:
+            piece, self._buffer = self._buffer[: cut + 1], self._buffer[cut + 1 :]
+            yield self._decode(piece)
+
+    def _decode(self, piece: bytes) -> list[Event]:
+        try:
+            return self._typed.decode(b"[" + piece.lstrip(b" \t\r\n,") + b"]")
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            events, rest = self._one_by_one(piece)
+            self._buffer = rest + self._buffer
+            if self._ended:
+                self._tail.append(self._buffer)
+            return events
+
+    def _one_by_one(self, piece: bytes) -> tuple[list[Event], bytes]:
+        """The events of a piece that is not as expected, and the bytes of an unfinished one."""
+        text = piece.decode("utf-8", "surrogateescape")
+        decoder = json.JSONDecoder(strict=False)
+        events: list[Event] = []
+        position = 0
+        while True:
+            position = _skip(text, position)
+            if position >= len(text):
+                return events, b""
+            if text[position] == "]":
+                self._ended = True
+                return events, text[position:].encode("utf-8", "surrogateescape")
+            try:
+                value, position = decoder.raw_decode(text, position)
+                events.append(msgspec.convert(value, Event, strict=False))
+            except msgspec.ValidationError:
+                self.lost += 1
+            except ValueError:
+                following = self._following(text, position)
+                if following is None:
+                    return events, text[position:].encode("utf-8", "surrogateescape")
+                self.lost += 1
+                position = following
+
+    def _following(self, text: str, position: int) -> int | None:
+        """Where the event after an unreadable one begins; None if it is not there yet."""
+        separator = (self._separator or b"").decode()
+        found = text.find(separator, position + 1) if separator else -1
+        return None if found < 0 else found + 1
+
+    def _rest(self) -> Iterator[list[Event]]:
+        """What is left when the file is at its end: the last events, and what stands behind."""
+        if not self._ended:
+            events, rest = self._one_by_one(self._buffer)
+            self._buffer = rest
+            yield events
+            if rest.startswith(b"]"):
+                self._tail.append(rest)
+        self.truncated = not self._ended or self._source.cut_short is not None
+        tail = b"".join(self._tail).strip()[1:].lstrip(b" \t\r\n,")
+        if tail:
+            self._note(b"{" + tail)
+
+
+_METADATA_KEYS = {f.name: f.encode_name for f in msgspec.structs.fields(Metadata)}
+_METADATA_TYPES: dict[str, Any] = {f.name: f.type for f in msgspec.structs.fields(Metadata)}
+
+
+def _separator(buffer: bytes) -> bytes | None:
+    """The bytes from the end of the first event to the first key of the second."""
+    text = buffer.decode("utf-8", "surrogateescape")
+    try:
+        _, end = json.JSONDecoder(strict=False).raw_decode(text, _skip(text, 0))
+    except ValueError:
+        return None
+    first = len(text[:end].encode("utf-8", "surrogateescape"))
+    found = _BETWEEN.match(buffer, first - 1)
+    return found.group() if found else None
+
+
+def _skip(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n,":
+        position += 1
+    return position
