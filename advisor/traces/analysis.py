@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,10 +38,11 @@ class Analysis:
     Args:
         names: what names stand for.
         steps: how many there are.
+        tracks: how many threads and streams there are.
         device: tracks of the device to judge by; empty where none was recorded.
     """
 
-    def __init__(self, names: Names, steps: int, device: Int64) -> None:
+    def __init__(self, names: Names, steps: int, tracks: int, device: Int64) -> None:
         self.names = names
         self.phases: list[Counter[str]] = [Counter() for _ in range(steps)]
         """Nanoseconds by phase, of each step."""
@@ -60,6 +62,8 @@ class Analysis:
         self.busy_ns = 0
         self.communication_ns = 0
         self._device = device
+        self._on_device = np.zeros(tracks, bool)
+        self._on_device[device] = True
         self._launches = Launches()
 
     def add(self, step: int, begin: int, end: int, records: Records) -> None:
@@ -82,7 +86,7 @@ class Analysis:
         parents = np.full(len(host), -1, np.int64)
         selves = np.zeros(len(host), np.int64)
         _, first = np.unique(host["track"], return_index=True)
-        for low, high in zip(first, [*first[1:], len(host)], strict=True):
+        for low, high in pairwise([*first.tolist(), len(host)]):
             rows = host[low:high]
             start = np.maximum(rows["start"], begin)
             forest = nested(start, np.maximum(start, np.minimum(rows["end"], end)))
@@ -122,8 +126,8 @@ class Analysis:
 
     def _work(self, records: Records, begin: int) -> Records:
         """What ran on the device that is judged by, and its sums."""
-        work = records[records["kind"] > Kind.PYTHON]
-        work = work[np.isin(work["track"], self._device)]
+        work: Records = records[records["kind"] > Kind.PYTHON]
+        work = work[self._on_device[work["track"]]]
         fresh = work[work["start"] >= begin]
         length = fresh["end"] - fresh["start"]
         kernel = fresh["kind"] == Kind.KERNEL

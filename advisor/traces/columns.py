@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
+from stepscope.advisor.traces.kinds import KINDS, Kind
 from stepscope.advisor.traces.memory import Memory
-from stepscope.advisor.traces.reader import NO_ARGS, Event, Number
+from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Event, Instant, Number
 
 RECORD = np.dtype(
     [
@@ -23,7 +23,8 @@ RECORD = np.dtype(
         ("name", np.int32),
         ("track", np.int32),  # host: (process, thread); device: ("device", number, stream)
         ("kind", np.int8),
-    ]
+    ],
+    align=True,
 )
 Records = npt.NDArray[Any]
 """Rows of `RECORD`."""
@@ -55,11 +56,12 @@ class Columns:
         self.unusable = 0
         """Events whose times are no numbers."""
 
-    def records(self, events: list[Event]) -> Records:
+    def records(self, events: list[AnyEvent]) -> Records:
         """The events that are kept, one row each, grouped by where they happen."""
         categories: defaultdict[str, list[Event]] = defaultdict(list)
         for event in events:
-            categories[event.cat].append(event)
+            if type(event) is Event:
+                categories[event.cat].append(event)
         groups = {kind: _of(kind, categories) for kind in Kind}
         kept = [event for group in groups.values() for event in group]
         rows = np.zeros(len(kept), RECORD)
@@ -71,7 +73,9 @@ class Columns:
         rows["track"][:first_device] = [tracks[p] for p in map(_PLACE, kept[:first_device])]
         self._calls(rows[first_call:last_call], kept[first_call:last_call])
         self._device(rows[first_device:], kept[first_device:])
-        self._others(categories)
+        self.memory.add([event for event in events if type(event) is Instant])
+        for category in categories.keys() - KINDS.keys():
+            self.foreign[category] += len(categories[category])
         return rows[rows["start"] < _LAST]
 
     def _times(self, rows: Records, events: list[Event]) -> None:
@@ -111,17 +115,8 @@ class Columns:
             for event, args in zip(events, arguments, strict=True)
         ]
 
-    def _others(self, categories: dict[str, list[Event]]) -> None:
-        for category, events in categories.items():
-            if category in _MEMORY:
-                self.memory.add([event for event in events if event.name == MEMORY_NAME])
-            if category not in KINDS and any(event.ph == "X" for event in events):
-                self.foreign[category] += len(events)
-
 
 _PLACE = attrgetter("pid", "tid")
-_MEMORY = ("", "cpu_instant_event")
-"""Events of the allocator had no category until torch 1.12."""
 
 
 def _of(kind: Kind, categories: dict[str, list[Event]]) -> list[Event]:

@@ -89,7 +89,7 @@ def uses_tensor_cores(name: str) -> bool:
 
 
 _COPY = re.compile(r"\(?(\w+) -> (\w+)\)?")
-_DIRECTION = re.compile(r"\b([HDP])to([HDP])\b", re.IGNORECASE)
+_DIRECTION = re.compile(r"([HDP])(?:ost|evice|eer)?To([HDP])", re.IGNORECASE)
 
 
 def copy_of(name: str) -> tuple[str, str]:

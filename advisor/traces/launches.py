@@ -17,7 +17,7 @@ LAUNCH = np.dtype(
         ("tag", np.int64),  # what the caller wants to know of it later
     ]
 )
-_KEPT = 1 << 16
+_KEPT = 1 << 14
 """Calls remembered: a device's queues hold a thousand or so that have not begun."""
 
 

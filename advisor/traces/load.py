@@ -53,12 +53,13 @@ def analyse(path: Path) -> Analysed:
         _check(path, reader, columns)
         devices = busy.devices(columns)
         edges = host_edges(marks)
-        times = device_edges(edges, spool) if devices else edges.times
+        times = device_edges(edges, spool, marks.last) if devices else edges.times
         tracks = _tracks_of(devices[0], columns) if devices else np.empty(0, np.int64)
-        sums = Analysis(Names(columns), len(times) - 1, tracks)
+        sums = Analysis(Names(columns), len(times) - 1, len(columns.tracks), tracks)
         for step, begin, end, records in spool.windows(times):
             sums.add(step, begin, end, records)
     finally:
+        reader.close()
         spool.close()
     return Analysed(path, reader, columns, edges, times, devices, sums, source.cut_short)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stepscope.advisor.traces.reader import NO_ARGS, Event
+from stepscope.advisor.traces.kinds import MEMORY_NAME
+from stepscope.advisor.traces.reader import Instant
 
 _MOST = 2048
 _ON_DEVICE = 1
@@ -25,23 +26,27 @@ class Memory:
         self.devices: dict[int, list[Held]] = {}
         self.peaks: dict[int, Held] = {}
 
-    def add(self, events: list[Event]) -> None:
+    def add(self, events: list[Instant]) -> None:
         """Note the allocator's events of a piece; those of the host's memory are left out."""
         most: dict[int, Held] = {}
         for event in events:
-            args = event.args or NO_ARGS
-            reserved, number = args.reserved, args.device_id
-            if args.device_type != _ON_DEVICE or not isinstance(reserved, int):
+            args = event.args
+            if args is None or args.device_type != _ON_DEVICE or event.name != MEMORY_NAME:
                 continue
-            if isinstance(number, int) and isinstance(args.allocated, int):
-                held = most.get(number)
-                if held is None or reserved > held.reserved:
-                    most[number] = Held(event.ts, args.allocated, reserved)
-        for number, held in most.items():
-            course = self.devices.setdefault(number, [])
+            reserved, device = args.reserved, args.device_id
+            if isinstance(device, int) and isinstance(reserved, int):
+                held, allocated = most.get(device), args.allocated
+                allocated = allocated if isinstance(allocated, int) else 0
+                if held is None or (reserved, allocated) > (held.reserved, held.allocated):
+                    most[device] = Held(event.ts, allocated, reserved)
+        for device, held in most.items():
+            course = self.devices.setdefault(device, [])
             course.append(held)
             if len(course) > _MOST:
                 del course[::2]
-            peak = self.peaks.get(number)
-            if peak is None or held.reserved > peak.reserved:
-                self.peaks[number] = held
+            peak = self.peaks.get(device, held)
+            self.peaks[device] = Held(
+                held.time_us,
+                max(peak.allocated, held.allocated),
+                max(peak.reserved, held.reserved),
+            )

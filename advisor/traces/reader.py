@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Union
 
 import msgspec
 from msgspec import Struct, field
@@ -49,10 +49,9 @@ class Args(Struct, gc=False):
 NO_ARGS = Args()
 
 
-class Event(Struct, gc=False):
-    """One event; times in microseconds."""
+class Event(Struct, gc=False, tag_field="ph", tag="X"):
+    """Something that took a time; in microseconds."""
 
-    ph: str = ""
     cat: str = ""
     name: str = ""
     pid: Number = None
@@ -60,6 +59,24 @@ class Event(Struct, gc=False):
     ts: float = 0.0
     dur: float = 0.0
     args: Args | None = None
+
+
+class Instant(Struct, gc=False, tag_field="ph", tag="i"):
+    """Something that happened at a moment."""
+
+    name: str = ""
+    ts: float = 0.0
+    args: Args | None = None
+
+
+_IGNORED = [
+    msgspec.defstruct(f"Ignored{i}", [], tag_field="ph", tag=phase, gc=False)
+    for i, phase in enumerate("BEIPNODMVvRcbnestfSTpF(),=aL")
+]
+"""Arrows, names of threads and the rest of the Chrome trace format: skipped by the decoder."""
+AnyEvent = Event | Instant
+_ANY: Any = Union[(Event, Instant, *_IGNORED)]  # made above
+_PHASES = frozenset({"X", "i"})
 
 
 class Device(Struct):
@@ -102,13 +119,17 @@ class Reader:
         """Events that could not be read."""
         self.truncated = False
         self._source = source
-        self._typed = msgspec.json.Decoder(list[Event])
+        self._typed: msgspec.json.Decoder[list[AnyEvent]] = msgspec.json.Decoder(list[_ANY])
         self._buffer = b""
         self._separator: bytes | None = None
         self._ended = False
         self._tail: list[bytes] = []
 
-    def events(self) -> Iterator[list[Event]]:
+    def close(self) -> None:
+        """Close the file, if it was not read to its end."""
+        self._source.close()
+
+    def events(self) -> Iterator[list[AnyEvent]]:
         """The events, some thousands at a time, in the order of the file.
 
         Raises:
@@ -144,7 +165,8 @@ class Reader:
             if len(head) > _LARGEST_HEAD:
                 break
         if not head.strip():
-            raise TraceError(f"{self._source.path}: is empty; export the trace again")
+            why = self._source.cut_short or "is empty"
+            raise TraceError(f"{self._source.path}: {why}; copy it or export it again")
         raise TraceError(
             f"{self._source.path}: is no trace of torch.profiler (JSON with `traceEvents`); export "
             "one with `prof.export_chrome_trace(path)` or `tensorboard_trace_handler(folder)`"
@@ -164,7 +186,7 @@ class Reader:
                     continue
                 setattr(self.metadata, name, value)
 
-    def _pieces(self) -> Iterator[list[Event]]:
+    def _pieces(self) -> Iterator[list[AnyEvent]]:
         """Decode the buffer up to the last cut in it."""
         if self._separator is None:
             self._separator = _separator(self._buffer)
@@ -173,7 +195,7 @@ class Reader:
             piece, self._buffer = self._buffer[: cut + 1], self._buffer[cut + 1 :]
             yield self._decode(piece)
 
-    def _decode(self, piece: bytes) -> list[Event]:
+    def _decode(self, piece: bytes) -> list[AnyEvent]:
         try:
             return self._typed.decode(b"[" + piece.lstrip(b" \t\r\n,") + b"]")
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -183,11 +205,11 @@ class Reader:
                 self._tail.append(self._buffer)
             return events
 
-    def _one_by_one(self, piece: bytes) -> tuple[list[Event], bytes]:
+    def _one_by_one(self, piece: bytes) -> tuple[list[AnyEvent], bytes]:
         """The events of a piece that is not as expected, and the bytes of an unfinished one."""
         text = piece.decode("utf-8", "surrogateescape")
         decoder = json.JSONDecoder(strict=False)
-        events: list[Event] = []
+        events: list[AnyEvent] = []
         position = 0
         while True:
             position = _skip(text, position)
@@ -198,7 +220,8 @@ class Reader:
                 return events, text[position:].encode("utf-8", "surrogateescape")
             try:
                 value, position = decoder.raw_decode(text, position)
-                events.append(msgspec.convert(value, Event, strict=False))
+                if isinstance(value, dict) and value.get("ph") in _PHASES:
+                    events.append(msgspec.convert(value, AnyEvent, strict=False))
             except msgspec.ValidationError:
                 self.lost += 1
             except ValueError:
@@ -214,7 +237,7 @@ class Reader:
         found = text.find(separator, position + 1) if separator else -1
         return None if found < 0 else found + 1
 
-    def _rest(self) -> Iterator[list[Event]]:
+    def _rest(self) -> Iterator[list[AnyEvent]]:
         """What is left when the file is at its end: the last events, and what stands behind."""
         if not self._ended:
             events, rest = self._one_by_one(self._buffer)

@@ -41,6 +41,7 @@ class Marks:
         self.columns = columns
         self._known = 0
         self._wanted: dict[int, Role] = {}
+        self._is_wanted = np.zeros(0, bool)
         self.marks: dict[Role, list[Mark]] = {Role.STEP: [], Role.OPTIMIZER: [], Role.DATA: []}
         self.first = np.iinfo(np.int64).max
         self.last = 0
@@ -58,9 +59,11 @@ class Marks:
                 if role in self.marks:
                     self._wanted[names[name]] = role
             self._known = len(names)
+            self._is_wanted = np.zeros(self._known, bool)
+            self._is_wanted[list(self._wanted)] = True
         if self._wanted:
             host = records["kind"] <= Kind.ANNOTATION
-            for row in records[host & np.isin(records["name"], list(self._wanted))]:
+            for row in records[host & self._is_wanted[records["name"]]]:
                 marks = self.marks[self._wanted[int(row["name"])]]
                 if len(marks) < _MOST_MARKS:
                     marks.append(Mark(int(row["start"]), int(row["end"]), int(row["name"])))
@@ -98,23 +101,27 @@ def _increasing(times: list[int]) -> list[int]:
     return sorted(set(times))
 
 
-def device_edges(edges: Edges, spool: Spool) -> list[int]:
+def device_edges(edges: Edges, spool: Spool, end: int) -> list[int]:
     """Ends of steps as the device sees them: it may be at work when the host is done.
 
     A step ends when the host has ended it and the last kernel that was launched in it is done
     (torch-tb-profiler's rule).
+
+    Args:
+        edges: steps by the host.
+        spool: all records.
+        end: of the last of them.
     """
     times = edges.times
     last = np.array(times[1:], np.int64)
     launches = Launches()
-    far = times[-1] + max(times[-1] - times[0], 1)
-    for number, _, _, records in spool.windows([*times, far]):
+    beyond = max(end, times[-1] + 1)
+    for _, _, _, records in spool.windows([*times, beyond]):
         calls = records[(records["kind"] == Kind.RUNTIME)]
         tags = np.searchsorted(times, calls["start"], "right") - 1
         launches.add(calls["correlation"], calls["start"], calls["end"], tags)
-        if number < len(times):
-            work = records[records["kind"] > Kind.PYTHON]
-            step = launches.of(work["correlation"])["tag"]
-            known = (step >= 0) & (step < len(last))
-            np.maximum.at(last, step[known], work["end"][known])
+        work = records[records["kind"] > Kind.PYTHON]
+        step = launches.of(work["correlation"])["tag"]
+        known = (step >= 0) & (step < len(last))
+        np.maximum.at(last, step[known], work["end"][known])
     return [times[0], *np.maximum.accumulate(last).tolist()]
