@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ RECORD = np.dtype(
         ("correlation", np.int64),  # of a call with what it started on a device; 0: none
         ("bytes", np.int64),  # of a copy or fill
         ("name", np.int32),
-        ("track", np.int32),  # host: (process, thread); device: ("device", number, stream)
+        ("track", np.int32),  # host: the thread; device: ("device", number, stream)
         ("kind", np.int8),
     ],
     align=True,
@@ -70,7 +69,7 @@ class Columns:
         ends = np.searchsorted(rows["kind"], [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.PYTHON + 1])
         first_call, last_call, first_device = (int(end) for end in ends)
         tracks = self.tracks
-        rows["track"][:first_device] = [tracks[p] for p in map(_PLACE, kept[:first_device])]
+        rows["track"][:first_device] = [tracks[event.tid] for event in kept[:first_device]]
         self._calls(rows[first_call:last_call], kept[first_call:last_call])
         self._device(rows[first_device:], kept[first_device:])
         self.memory.add([event for event in events if type(event) is Instant])
@@ -114,9 +113,6 @@ class Columns:
             ]
             for event, args in zip(events, arguments, strict=True)
         ]
-
-
-_PLACE = attrgetter("pid", "tid")
 
 
 def _of(kind: Kind, categories: dict[str, list[Event]]) -> list[Event]:

@@ -87,9 +87,8 @@ class _Busy:
 
 
 def _tracks_of(device: int, columns: Columns) -> Int64:
-    return np.array(
-        [i for track, i in columns.tracks.items() if track[:2] == ("device", device)], np.int64
-    )
+    tracks = columns.tracks.items()
+    return np.array([i for t, i in tracks if isinstance(t, tuple) and t[1] == device], np.int64)
 
 
 def _check(path: Path, reader: Reader, columns: Columns) -> None:
