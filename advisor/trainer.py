@@ -235,7 +235,9 @@ def _total(columns: Mapping[str, Sequence[float | None]], name: str) -> float:
 def _asleep(steps: Steps) -> float:
     """Nanoseconds in which the training thread used no core and wanted none; waits left out."""
     waits = sum(steps.phases.get("data_wait", []))
-    used = sum(steps.cpu_ns) - sum(steps.wait_cpu_ns)
+    if steps.cpu_ns is None:  # a trace does not tell
+        return 0.0
+    used = sum(steps.cpu_ns) - sum(steps.wait_cpu_ns or [])
     delay = sum(steps.run_delay_ns or []) - sum(steps.wait_run_delay_ns or [])
     return max(0.0, float(sum(steps.wall_ns) - waits - used - delay))
 

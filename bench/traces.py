@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from stepscope.advisor.advise import advise
 from stepscope.advisor.inputs import load_input
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 advice = advise(load_input(Path(sys.argv[1])), load_knowledge([]))
 print(advice.verdict.sentence)
 """

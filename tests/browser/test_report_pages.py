@@ -1,20 +1,47 @@
-"""The report in a real browser: it works, it is silent, and everybody can use it."""
+"""The report in a real browser: it works, it is silent, and everybody can use it.
+
+Where there is no Chromium, the tests say so and are skipped; in continuous integration they fail.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from builders import a_data_bound_run
-from playwright.sync_api import Browser, BrowserContext, Page
-from report_samples import PROFILES, SPIKE_ROW, figures_in
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from report_samples import PROFILES, SPIKE_ROW, figures_in, write_reports
 
 from stepscope.advisor import report
 
 NAMES = [*PROFILES, "judged", "hostile"]
 Open = Callable[..., Page]
+EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop would be in the way of other tests
+def browser() -> Iterator[Browser]:
+    executable = next(filter(None, map(shutil.which, EXECUTABLES)), None)
+    if executable is None:
+        message = f"needs one of {', '.join(EXECUTABLES)} on PATH, e.g. `apt-get install chromium`"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    # As root, which a container often is, Chromium's own sandbox does not start.
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A written report for each sample, by name."""
+    return {path.stem: path for path in write_reports(tmp_path_factory.mktemp("reports"))}
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ def test_the_environment_is_plausible() -> None:
 
     assert found.python == ".".join(str(part) for part in sys.version_info[:3])
     assert found.torch == torch.__version__
+    assert found.cpu_affinity is not None
+    assert found.cpu_count is not None
+    assert found.memory_bytes is not None
     assert 1 <= found.cpu_affinity <= found.cpu_count
     assert 0 < found.usable_cores <= found.cpu_count
     assert found.memory_bytes > GIB // 4
@@ -70,7 +73,7 @@ def test_limits_of_the_cgroup(
 
     assert found.cpu_quota == quota
     assert found.memory_limit_bytes == kept
-    assert found.usable_cores == min(found.cpu_affinity, quota or 10**9)
+    assert found.usable_cores == min(found.cpu_affinity or 0, quota or 10**9)
 
 
 def test_the_configuration_says_what_is_on(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_waiting_knows_its_processor_time(recorder: Recorder) -> None:
     recorder.end_step()
     steps = recorder.steps("steady")
 
+    assert steps.cpu_ns is not None
+    assert steps.process_cpu_ns is not None
+    assert steps.wait_cpu_ns is not None
     assert 30 * MS <= steps.wait_cpu_ns[0] <= steps.cpu_ns[0] - 30 * MS
     assert steps.cpu_ns[0] <= steps.process_cpu_ns[0] + MS
     assert steps.phases["data_wait"][1] >= 30 * MS > steps.wait_cpu_ns[1] >= 0
@@ -135,6 +138,8 @@ def test_a_wait_inside_a_wait_is_counted_once(recorder: Recorder) -> None:
     recorder.end_step()
     steps = recorder.steps("steady")
 
+    assert steps.cpu_ns is not None
+    assert steps.wait_cpu_ns is not None
     assert 20 * MS <= steps.wait_cpu_ns[0] <= steps.cpu_ns[0]
 
 

@@ -660,6 +660,8 @@ def test_the_parts_of_a_recorded_profile_agree(recorded: Profile) -> None:
     assert_exclusive(recorded)
     for steps in all_steps(recorded):
         assert sum(steps.wall_ns) <= recorded.run.wall_ns
+        assert steps.cpu_ns is not None
+        assert steps.wait_cpu_ns is not None
         assert all(cpu >= 0 for cpu in steps.cpu_ns)
         assert all(wait <= cpu for wait, cpu in zip(steps.wait_cpu_ns, steps.cpu_ns, strict=True))
     assert sum(worker.totals.batches for worker in recorded.loaders[0].workers) == 30

@@ -11,7 +11,7 @@ from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.advice import Advice
 from stepscope.advisor.advise import advise
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.advisor.traces.errors import TraceError
 from stepscope.advisor.traces.profile import load_trace
 from stepscope.profiler.format import Profile
