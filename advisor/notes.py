@@ -14,7 +14,6 @@ FOUND_BY = {
     "optimizer": "the end of the first optimizer's step()",
     "backward": "the end of each backward pass",
     "batch": "the wait for each batch of the loader",
-    "whole": "nothing: without marks the whole trace counts as one step",
 }
 
 
@@ -29,6 +28,8 @@ def notes_of(profile: Profile, facts: Facts) -> list[str]:
         )
     elif run.ended == "exception":
         notes.append(f"The loop ended with {run.exception}; all steps before it are counted.")
+    if run.steps_by == "whole":
+        notes.append("The trace marks no steps, so that all of it counts as one.")
     if run.steps_by in FOUND_BY:
         notes.append(f"Steps were found by {FOUND_BY[run.steps_by]}.")
     if profile.steady.total < FEW_STEPS:
