@@ -45,6 +45,7 @@ def cli() -> None:
     advise profile.json              verdict here, report in profile.html
     advise profile.json --json -     the same as JSON on standard output
     advise trace.json.gz             the same from a trace of torch.profiler
+    advise traces/                   ... from the traces of many ranks
     advise run -- python train.py    run a program, profile its training steps, and judge them
     advise watch profile.json        follow a run while it goes on
     advise demo                      record and judge a small bundled training loop
@@ -92,6 +93,12 @@ def cli() -> None:
     multiple=True,
     help="Exit with 1 if a cause (or category) takes this share of the step [0.1].",
 )
+@click.option(
+    "--engine",
+    default="processes",
+    metavar="ENGINE",
+    help="What reads a folder of traces: processes, dask or dask=ADDRESS [processes].",
+)
 @click.option("--open", "open_report", is_flag=True, help="Open the report in the browser.")
 def profile_command(
     profile_path: Path,
@@ -101,6 +108,7 @@ def profile_command(
     rules: tuple[Path, ...],
     settings: tuple[str, ...],
     fail_on: tuple[str, ...],
+    engine: str,
     open_report: bool,
 ) -> None:
     """Judge PROFILE, or a trace of torch.profiler: print the verdict, write the HTML report."""
@@ -110,7 +118,7 @@ def profile_command(
     html_path = html_path or profile_path.parent / f"{stem(profile_path)}.html"
     check_outputs(profile_path, [html_path, json_path, markdown_path])
     try:
-        judged = judge(profile_path, rules, settings)
+        judged = judge(profile_path, rules, settings, engine)
         write(judged, html_path, json_path, markdown_path)
     except Refused as error:
         fail(str(error))

@@ -44,13 +44,19 @@ def say(message: str) -> None:
     click.echo(f"advise: {' '.join(message.split())}", err=True)
 
 
-def judge(path: Path, rules: Sequence[Path] = (), settings: Sequence[str] = ()) -> Judged:
+def judge(
+    path: Path,
+    rules: Sequence[Path] = (),
+    settings: Sequence[str] = (),
+    engine: str = "processes",
+) -> Judged:
     """Read a profile and judge it by the built-in rules, the project's, and those of the call.
 
     Args:
         path: the profile.
         rules: more folders of rules.
         settings: thresholds as `NAME=VALUE`.
+        engine: what reads a folder of traces.
 
     Raises:
         Refused: one of them cannot be used.
@@ -63,7 +69,7 @@ def judge(path: Path, rules: Sequence[Path] = (), settings: Sequence[str] = ()) 
 
     try:
         with working(f"Judging {path.name}"):
-            profile = load_input(path)
+            profile = load_input(path, engine)
             found, thresholds = knowledge(rules, settings)
             return Judged(profile, advise(profile, found, path.name, thresholds))
     except ProfileError as error:

@@ -1,4 +1,4 @@
-"""What `advise` takes: a profile of ours, or a trace of torch.profiler."""
+"""What `advise` takes: a profile of ours, a trace of torch.profiler, or a folder of traces."""
 
 from __future__ import annotations
 
@@ -9,25 +9,38 @@ from stepscope.profiler.storage import ProfileError, load
 
 _ARCHIVES = (b"\x1f\x8b", b"PK\x03\x04")
 _LOOK = 1 << 16
+_SUFFIXES = (".json", ".gz", ".zip")
 _OF_TRACE = (b'"traceEvents"', b'"deviceProperties"', b'"schemaVersion"', b'"distributedInfo"')
 
 
-def load_input(path: Path) -> Profile:
-    """Read a profile, or make one from a trace.
+def load_input(path: Path, engine: str = "processes") -> Profile:
+    """Read a profile, or make one from a trace, or from a folder with the traces of many ranks.
+
+    Args:
+        path: a file, or a folder of traces.
+        engine: what reads the traces of a folder; see :mod:`stepscope.advisor.traces.engines`.
 
     Raises:
-        ProfileError: the file is neither, or cannot be read; or what reads traces is not installed.
+        ProfileError: it is none of them, or cannot be read; or what reads traces is missing.
     """
-    if not is_trace(path):
+    folder = path.is_dir() and bool(traces_in(path))
+    if not folder and not is_trace(path):
         return load(path)
     try:
-        from stepscope.advisor.traces.profile import load_trace  # noqa: PLC0415  # costs numpy
+        from stepscope.advisor.traces.engines import load_ranks  # noqa: PLC0415  # costs numpy
+        from stepscope.advisor.traces.profile import load_trace  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ProfileError(
             f"{path}: reading a trace needs the package {error.name}; "
             "pip install 'stepscope[traces]'"
         ) from None
-    return load_trace(path)
+    return load_ranks(path, engine) if folder else load_trace(path)
+
+
+def traces_in(folder: Path) -> list[Path]:
+    """The traces that lie directly in a folder."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
+    return [file for file in files if is_trace(file)]
 
 
 def is_trace(path: Path) -> bool:

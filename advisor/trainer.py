@@ -36,6 +36,7 @@ _PHASES = {
     "bandwidth": "memory.bandwidth",
     "optimizer_device": "compute.optimizer",
     "collective": "communication.collective",
+    "straggler": "communication.straggler",
     "readback": "host.sync",
     "queue": "compute.launch",
     "launch": "compute.launch",

@@ -509,6 +509,35 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     """Events of the file that could not be read."""
 
 
+class Straggler(Struct, kw_only=True):
+    """A rank that others wait for."""
+
+    rank: int
+    collectives: Count
+    """In so many it came last."""
+    waited_for_ns: int
+    """How long the others waited for it there, mean of the ranks, sum over all steps."""
+
+
+class Ranks(Struct, kw_only=True, omit_defaults=True):
+    """What only the traces of several ranks tell together."""
+
+    count: Count
+    missing: Count = 0
+    """Ranks of the job without a trace."""
+    transfer_ns: int = 0
+    """Time in collectives once all ranks are there: for each, its shortest over the ranks. Like
+    the next, the mean of the ranks, summed over all steps."""
+    waiting_ns: int = 0
+    """Time in collectives before that."""
+    imbalance: float | None = None
+    """Time that the slowest rank's device worked by itself, over the mean of the ranks."""
+    slowest: int | None = None
+    """That rank."""
+    stragglers: list[Straggler] = []
+    """Who waited least where others waited, the costliest first."""
+
+
 class Overhead(Struct, kw_only=True, omit_defaults=True):
     """What the profiler itself cost, as far as it can tell from inside."""
 
@@ -538,6 +567,8 @@ class Profile(Struct, kw_only=True):
     window: Window | None = None
     trace: Trace | None = None
     """Where the profile was made from a Kineto trace."""
+    ranks: Ranks | None = None
+    """Where it was made from traces of several ranks: then times are means of the ranks."""
     collectives: list[Collective] = []
     ceilings: Ceilings | None = None
     sites: list[Site] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,13 @@ _OF_PHASE = np.zeros(max(Role) + 1, np.int64)
 for _role in PHASES:
     _OF_PHASE[_role] = _role
 _WIDTH = int(max(PHASES)) + 1
+
+
+class Exchange(NamedTuple):
+    """One collective on this rank."""
+
+    name: int
+    duration: int
 
 
 class Analysis:
@@ -61,6 +69,8 @@ class Analysis:
         """Number of launched but unfinished pieces of work, integrated over time."""
         self.busy_ns = 0
         self.communication_ns = 0
+        self.exchanges: list[list[Exchange]] = [[] for _ in range(steps)]
+        """Collectives of each step, in order of time."""
         self._device = device
         self._on_device = np.zeros(tracks, bool)
         self._on_device[device] = True
@@ -70,7 +80,7 @@ class Analysis:
         """Take a window of one step."""
         host = records[records["kind"] <= Kind.PYTHON]
         host, phases = self._host(step, host, begin, end)
-        own = self._work(records, begin)
+        own = self._work(step, records, begin)
         calls = self._launches.of(own["correlation"])
         parts = self._divided(begin, end, host, phases, own, calls)
         self.phases[step].update(parts)
@@ -124,7 +134,7 @@ class Analysis:
 
     # The device ---------------------------------------------------------------------------------
 
-    def _work(self, records: Records, begin: int) -> Records:
+    def _work(self, step: int, records: Records, begin: int) -> Records:
         """What ran on the device that is judged by, and its sums."""
         work: Records = records[records["kind"] > Kind.PYTHON]
         work = work[self._on_device[work["track"]]]
@@ -132,6 +142,9 @@ class Analysis:
         length = fresh["end"] - fresh["start"]
         kernel = fresh["kind"] == Kind.KERNEL
         self.kernels.add(fresh["name"][kernel], time=length[kernel])
+        exchange = self.names.category[fresh["name"]] == self.names.is_("collective")
+        pairs = zip(fresh["name"][exchange].tolist(), length[exchange].tolist(), strict=True)
+        self.exchanges[step] += [Exchange(name, duration) for name, duration in pairs]
         self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=fresh["bytes"][~kernel])
         calls = self._launches.of(fresh["correlation"])
         known = calls["tag"] >= 0

@@ -18,7 +18,8 @@ def trace_facts(facts: Draft, profile: Profile, measurement: Measurement) -> Non
     if trace is None or not steps.total:
         return
     wall = max(1, sum(steps.wall_ns))
-    facts["sync.per_step"] = sum(steps.calls.get("syncs", [])) / steps.total
+    if "syncs" in steps.calls:
+        facts["sync.per_step"] = sum(steps.calls["syncs"]) / steps.total
     loader = training_loader(profile)
     if loader is not None:
         facts["loader.num_workers"] = loader.num_workers
