@@ -13,7 +13,7 @@ import pytest
 from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.advise import advise
-from stepscope.advisor.knowledge import load_knowledge
+from stepscope.advisor.rule_files import load_knowledge
 from stepscope.advisor.traces import engines
 from stepscope.advisor.traces.engines import load_ranks
 from stepscope.advisor.traces.errors import TraceError
