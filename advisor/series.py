@@ -69,6 +69,8 @@ class Lanes(Struct, tag="lanes", tag_field="kind"):
     wall: list[float]
     cpu: list[float]
     delay: list[float]
+    stride: int
+    """Of so many batches one is here: what lies between two need not be idle."""
     group: str = "time"
 
 
@@ -216,6 +218,7 @@ def _lanes(batches: Batches) -> Lanes:
         wall=seconds(batches.wall_ns),
         cpu=seconds(batches.cpu_ns),
         delay=seconds(batches.run_delay_ns),
+        stride=batches.stride,
     )
 
 

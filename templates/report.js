@@ -210,7 +210,7 @@
       const row = Math.floor((u.cursor.top / u.over.clientHeight) * count);
       const i = spec.start.findIndex((start, k) => spec.lane[k] === row && start <= at && at <= start + spec.wall[k]);
       const name = spec.names[Math.min(Math.max(row, 0), count - 1)];
-      if (i < 0) return `${words(at, "s")}: ${name} idle`;
+      if (i < 0) return `${words(at, "s")}: ${name} ${spec.stride > 1 ? "idle, or at a batch that was not kept" : "idle"}`;
       const rest = Math.max(0, spec.wall[i] - spec.cpu[i] - spec.delay[i]);
       const spent = [spec.cpu[i], spec.delay[i], rest].map((v, state) => `${STATES[state][1]} ${words(v, "s")}`);
       return `${words(spec.start[i], "s")}: ${name}, a batch in ${words(spec.wall[i], "s")}: ${spent.join(", ")}`;
