@@ -14,6 +14,7 @@ _LONGER = "run longer: samples are taken once a second, and trends need half a m
 _STEPS = "run at least 30 steps after warm-up"
 _STACKS = "run for a few seconds at least, so that the stack sampler sees the loop"
 _OPTIMIZER = "step a torch.optim optimizer inside the `with profile(...)` block"
+_TRACE = "record a trace with torch.profiler on a CUDA device, and judge that too"
 _MODEL = "call a torch.nn.Module inside the `with profile(...)` block"
 
 _BY_NAME = {
@@ -37,6 +38,10 @@ _BY_NAME = {
     "fetch.storage_bytes": _IO,
     "fetch.storage_share": _IO,
     "gpu.count": _MODEL,
+    "gpu.kernel_seconds": _TRACE,
+    "gpu.launch_delay_seconds": _TRACE,
+    "gpu.queue_length": _TRACE,
+    "gpu.tensor_core_share": _TRACE,
     "validation.gradients": "profile steps among which the model is validated",
     "host.other_threads_cores": _LONGER,
     "loader.any_order_gain": "use loader workers: num_workers=1 or more",
@@ -68,6 +73,7 @@ _BY_GROUP = {
     "communication": _RANKS,
     "compilation": _STEPS,
     "compute": _WINDOW,
+    "copy": _TRACE,
     "cpu": _LONGER,
     "cpu_preprocessing": _LOADER,
     "data": _STEPS,

@@ -17,6 +17,7 @@ from builders import (
     some_ceilings,
     some_totals,
 )
+from msgspec.structs import replace
 
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fact_names import FACTS, fact_name
@@ -143,7 +144,8 @@ def a_full_run() -> Profile:
     profile.environment.gpus = [Gpu(index=0, name="A GPU", memory_bytes=10**10)]
     calibration = profile.environment.calibration
     assert calibration is not None
-    calibration.gemm_bf16_flops = 2 * calibration.gemm_fp32_flops
+    bf16_flops = 2 * calibration.gemm_fp32_flops
+    profile.environment.calibration = replace(calibration, gemm_bf16_flops=bf16_flops)
     assert profile.window is not None
     profile.window.operators.append(Operator(name="aten::conv2d", calls=100, self_cpu_ns=MS))
     profile.loaders.append(a_loader(training=False, workers=[], epochs=3))

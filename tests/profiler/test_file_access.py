@@ -79,8 +79,8 @@ def test_the_profile_tells_what_the_loop_writes(tmp_path: Path) -> None:
 
     recorded = record(tmp_path / "profile.json", loop)
 
-    looks = [site for site in recorded.sites if site.phase == "python"]
-    assert sum(s.samples for s in looks if s.writes) > sum(s.samples for s in looks) / 4
+    looks = [s for s in recorded.sites if s.phase == "python" and s.state != "held"]
+    assert sum(s.samples for s in looks if s.writes) >= sum(s.samples for s in looks) / 4
     columns = recorded.samples.columns
     written = sum(value or 0 for value in columns["written_bytes_per_s"])
     assert written / sum(value or 0 for value in columns["writes_per_s"]) > 100_000
@@ -155,7 +155,7 @@ def test_the_profile_tells_what_the_loop_reads(tmp_path: Path) -> None:
 
     recorded = record(tmp_path / "profile.json", loop)
 
-    looks = [site for site in recorded.sites if site.phase == "python"]
-    assert sum(s.samples for s in looks if s.reads) > sum(s.samples for s in looks) / 4
+    looks = [s for s in recorded.sites if s.phase == "python" and s.state != "held"]
+    assert sum(s.samples for s in looks if s.reads) >= sum(s.samples for s in looks) / 4
     columns = recorded.samples.columns
     assert sum(value or 0 for value in columns["reads_per_s"]) > 20
