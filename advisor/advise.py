@@ -42,7 +42,7 @@ from stepscope.advisor.plan import (
     make_plan,
     possible,
 )
-from stepscope.advisor.predict import gain, model_error
+from stepscope.advisor.predict import model_error
 from stepscope.advisor.rediagnosis import facts_after
 from stepscope.advisor.stages import Stages
 from stepscope.advisor.wording import (
@@ -93,6 +93,8 @@ def advise(
     on = {m.id: m.name for m in knowledge.methods.values() if in_use(m, facts)}
     limit = thresholds.get("healthy_gain", HEALTHY_GAIN)
     best = _best_exact(findings, knowledge)
+    held = bottleneck(plan.after)
+    left = left_share(plan.after, held)
     return Advice(
         schema=SCHEMA,
         tool_version=version(),
@@ -101,8 +103,8 @@ def advise(
         step_seconds=measurement.breakdown.step_seconds,
         breakdown=_breakdown(measurement),
         plan=plan.steps,
-        left=_left(plan),
-        left_share=left_share(plan.after, bottleneck(plan.after)),
+        left=_left(plan, held, left),
+        left_share=left,
         interplay=interplay(_proposed(plan, findings), {*on}, knowledge),
         findings=findings,
         tempting=_tempting(
@@ -191,7 +193,7 @@ def _findings(
     for judgement in fired.values():
         rule = judgement.rule
         root = next((r for r in rule.suppressed_by if r in fired), None)
-        loss = 1 - 1 / (1 + max(0.0, gain(measurement.stages, rule.cause)))
+        loss = left_share(measurement.stages, rule.cause)
         methods = [knowledge.methods[m] for m in rule.advise]
         offered = [
             recommended(method.id)
@@ -323,10 +325,8 @@ def _lower(title: str) -> str:
     return title[:1].lower() + title[1:] if title[1:2].islower() else title
 
 
-def _left(plan: Plan) -> str:
-    """What could still be gained after the plan, by removing its bottleneck wholly."""
-    cause = bottleneck(plan.after)
-    left = left_share(plan.after, cause)
+def _left(plan: Plan, cause: str, left: float) -> str:
+    """What could still be gained after the plan, by removing wholly what then holds the step."""
     begin = "After these steps" if plan.steps else "As it is"
     if left < 0.01:
         return f"{begin} no single cause holds the step back: removing any one gains nothing."

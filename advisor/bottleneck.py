@@ -17,15 +17,17 @@ def bottleneck(stages: Stages) -> str:
     seconds = stages.cause_seconds()
     if not seconds:
         return "host.python"
-    gains = {cause: _own_gain(stages, cause) for cause in seconds}
+    undisturbed = stages.undisturbed()
+    with_others = {STARVATION, *stages.crowding}
+    gains = {
+        cause: _own_gain(stages, stages if cause in with_others else undisturbed, cause)
+        for cause in seconds
+    }
     enough = (1 + max(gains.values())) / _AS_MUCH - 1
     return max((c for c in gains if gains[c] >= enough), key=lambda c: (seconds[c], gains[c]))
 
 
-def _own_gain(stages: Stages, cause: str) -> float:
-    """Speedup minus one by what `cause` itself takes, the want of cores for it left out."""
-    now = max(1e-9, stages.seconds())
-    alone = cause != STARVATION and cause not in stages.crowding
-    own = stages.undisturbed() if alone else stages
+def _own_gain(stages: Stages, own: Stages, cause: str) -> float:
+    """Speedup of `stages` minus one by the time that `cause` takes in `own`."""
     saved = own.seconds() - own.without(cause).seconds()
-    return saved / max(1e-9, now - saved)
+    return saved / max(1e-9, stages.seconds() - saved)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stepscope.advisor.command import Refused, check_outputs, fail, judge, knowledge, write
+from stepscope.advisor.command import (
+    Refused,
+    check_outputs,
+    fail,
+    judge,
+    knowledge,
+    with_rules,
+    write,
+)
 from stepscope.advisor.rules_cli import rules
 from stepscope.advisor.run import run
 from stepscope.advisor.watch import watch
@@ -75,14 +83,7 @@ def cli() -> None:
     metavar="PATH",
     help="Write it as Markdown; - is standard output.",
 )
-@click.option(
-    "--rules",
-    "rules",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="More rules and methods.",
-)
+@with_rules
 @click.option(
     "--set", "settings", metavar="NAME=VALUE", multiple=True, help="Override a named threshold."
 )
@@ -105,7 +106,7 @@ def profile_command(
     html_path: Path | None,
     json_path: str | None,
     markdown_path: str | None,
-    rules: tuple[Path, ...],
+    folders: tuple[Path, ...],
     settings: tuple[str, ...],
     fail_on: tuple[str, ...],
     engine: str,
@@ -118,7 +119,7 @@ def profile_command(
     html_path = html_path or profile_path.parent / f"{stem(profile_path)}.html"
     check_outputs(profile_path, [html_path, json_path, markdown_path])
     try:
-        judged = judge(profile_path, rules, settings, engine)
+        judged = judge(profile_path, folders, settings, engine)
         write(judged, html_path, json_path, markdown_path)
     except Refused as error:
         fail(str(error))
@@ -172,17 +173,10 @@ def demo(out: Path, steps: int | None, name: str) -> None:
 @cli.command("what-if")
 @click.argument("profile_path", metavar="PROFILE", type=click.Path(path_type=Path))
 @click.argument("methods", metavar="METHOD...", nargs=-1, required=True)
-@click.option(
-    "--rules",
-    "rules",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="More rules and methods.",
-)
+@with_rules
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def what_if_command(
-    profile_path: Path, methods: tuple[str, ...], rules: tuple[Path, ...], as_json: bool
+    profile_path: Path, methods: tuple[str, ...], folders: tuple[Path, ...], as_json: bool
 ) -> None:
     """Predict what several METHODs gain together, in this order.
 
@@ -195,7 +189,7 @@ def what_if_command(
     from stepscope.profiler.storage import ProfileError, load
 
     try:
-        found, _ = knowledge(rules)
+        found, _ = knowledge(folders)
         together = what_if(list(methods), load(profile_path), found)
     except (KnowledgeError, NoStepsError, ProfileError, Refused) as error:
         fail(str(error))

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 # Everything else is imported where it is used, so that `advise --help` answers at once.
 
 
+with_rules = click.option(
+    "--rules",
+    "folders",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="More rules and methods.",
+)
+"""Hands `folders` to a command."""
+
+
 class Refused(Exception):
     """A profile, rule or setting that cannot be used, or a file that cannot be written."""
 

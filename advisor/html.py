@@ -138,6 +138,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "alternatives": wording.alternatives,
         "category": wording.category_of,
         "category_label": wording.category_label,
         "cause_label": wording.cause_label,

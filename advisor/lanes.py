@@ -9,7 +9,7 @@ from stepscope.advisor.wording import duration
 from stepscope.profiler.format import Batches, Loader
 
 _BINS = 120
-MAX_LANES = 32
+_MAX_LANES = 32
 
 
 class Lane(NamedTuple):
@@ -43,6 +43,11 @@ def worker_timelines(loaders: list[Loader]) -> list[Lanes | None]:
     return [_lanes(number, loader) for number, loader in enumerate(loaders)]
 
 
+def drawn_workers(batches: Batches) -> list[int]:
+    """The fetchers that have a lane: the first so many, in the order of their numbers."""
+    return sorted(set(batches.worker))[:_MAX_LANES]
+
+
 def lane_name(worker: int) -> str:
     """A fetcher in words."""
     return "main process" if worker < 0 else f"worker {worker}"
@@ -55,13 +60,13 @@ def _lanes(number: int, loader: Loader) -> Lanes | None:
     start = min(batches.start_ns)
     end = max(s + w for s, w in zip(batches.start_ns, batches.wall_ns, strict=True))
     span = max(1, end - start)
-    workers = sorted(set(batches.worker))
+    workers = drawn_workers(batches)
     return Lanes(
-        lanes=[_lane(loader, batches, each, start, span) for each in workers[:MAX_LANES]],
+        lanes=[_lane(loader, batches, each, start, span) for each in workers],
         start=duration(start / 1e9),
         end=duration(end / 1e9),
         stride=batches.stride,
-        left_out=max(0, len(workers) - MAX_LANES),
+        left_out=len(set(batches.worker)) - len(workers),
         number=number,
     )
 

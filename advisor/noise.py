@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import NamedTuple
 
 from stepscope.advisor import wording
 from stepscope.advisor.advice import Advice
+from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.profiler.format import Profile
 
 
@@ -38,8 +38,8 @@ def noise(advice: Advice, profile: Profile) -> list[NoiseRow]:
             )
         )
     meaning = "They took this of the cores that the job may use; alone it would be faster."
-    rows += _mean("Other programs, mean", _foreign(profile), meaning)
-    stolen = [v for v in profile.samples.columns.get("steal_cores", []) if v is not None]
+    rows += _mean("Other programs, mean", others_cores(profile.samples), meaning)
+    stolen = profile.samples.columns.get("steal_cores", [])
     rows += _mean("Taken by the hypervisor, mean", stolen, "Other tenants of the same host.")
     lost = sum(worker.lost for loader in profile.loaders for worker in loader.workers)
     if lost:
@@ -57,14 +57,6 @@ def noise(advice: Advice, profile: Profile) -> list[NoiseRow]:
     return rows
 
 
-def _mean(name: str, cores: list[float], meaning: str) -> list[NoiseRow]:
-    value = wording.fact(statistics.fmean(cores), "cores") if cores else ""
-    return [NoiseRow(name, value, meaning)] if cores else []
-
-
-def _foreign(profile: Profile) -> list[float]:
-    columns = profile.samples.columns
-    pairs = zip(
-        columns.get("system_busy_cores", []), columns.get("job_busy_cores", []), strict=False
-    )
-    return [max(0.0, a - b) for a, b in pairs if a is not None and b is not None]
+def _mean(name: str, cores: list[float | None], meaning: str) -> list[NoiseRow]:
+    mean = mean_of(cores)
+    return [] if mean is None else [NoiseRow(name, wording.fact(mean, "cores"), meaning)]

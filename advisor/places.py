@@ -14,7 +14,12 @@ from stepscope.advisor.fetch import (
     fetch_totals,
     training_loader,
 )
-from stepscope.advisor.trainer import collectives_cause, own_reading, writing_cause
+from stepscope.advisor.trainer import (
+    collectives_cause,
+    own_reading,
+    reading_cause,
+    writing_cause,
+)
 from stepscope.profiler.format import Profile, Site
 
 _MAX_PLACES = 3
@@ -54,9 +59,9 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
     for site in loader.sites if loader else []:
         by_cause.setdefault(_fetch_cause(site), []).append(site)
     of_phase = {**_MAIN, "communication": collectives_cause(profile)}
-    writing = writing_cause(profile)
+    writing, reading = writing_cause(profile), reading_cause(profile)
     for site in profile.sites:
-        cause = writing if site.writes else own_reading(site, profile) or of_phase.get(site.phase)
+        cause = writing if site.writes else own_reading(site, reading) or of_phase.get(site.phase)
         if cause is not None:
             by_cause.setdefault(cause, []).append(site)
     return {cause: _most(sites) for cause, sites in by_cause.items()}

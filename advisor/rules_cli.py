@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from stepscope.advisor.causes import CATEGORIES
-from stepscope.advisor.command import Refused, fail, project
+from stepscope.advisor.command import Refused, fail, project, with_rules
 from stepscope.advisor.command import knowledge as knowledge_of
 
 if TYPE_CHECKING:
@@ -21,14 +21,6 @@ _COMPONENTS = ("function", "data", "optimization", "systems")
 _ACTIONS = ("remove", "restrict", "reorder", "replace", "retrofit")
 _EFFORTS = ("minutes", "hours", "days")
 
-_with_rules = click.option(
-    "--rules",
-    "folders",
-    metavar="DIR",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="More rules and methods.",
-)
 _folder_argument = click.argument(
     "folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path)
 )
@@ -50,7 +42,7 @@ def rules() -> None:
 @click.option("--component", type=click.Choice(_COMPONENTS), help="Methods of this component.")
 @click.option("--action", type=click.Choice(_ACTIONS), help="Methods that act like this.")
 @click.option("--effort", type=click.Choice(_EFFORTS), help="Methods that take this long.")
-@_with_rules
+@with_rules
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def list_command(
     kind: str | None,
@@ -80,7 +72,7 @@ def list_command(
 
 @rules.command("explain")
 @click.argument("name", metavar="ID")
-@_with_rules
+@with_rules
 def explain_command(name: str, folders: tuple[Path, ...]) -> None:
     """Show everything there is about one rule or method."""
     from rich.console import Console
@@ -194,7 +186,7 @@ def new_command(
 
 @rules.command("docs")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@_with_rules
+@with_rules
 def docs_command(folder: Path, folders: tuple[Path, ...]) -> None:
     """Write a Markdown page for each rule and method to DIR, and an index.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
+from stepscope.profiler.format import Samples
+
 _MIN_SAMPLES = 10
 
 
@@ -12,6 +14,16 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """Mean of those that are known; None if none is."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def others_cores(samples: Samples) -> list[float | None]:
+    """Cores that this machine's other programs used, at each sample; None where not read."""
+    columns = samples.columns
+    busy, job = columns.get("system_busy_cores", []), columns.get("job_busy_cores", [])
+    return [
+        max(0.0, b - j) if b is not None and j is not None else None
+        for b, j in zip(busy, job, strict=False)
+    ]
 
 
 def settled(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

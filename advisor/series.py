@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from stepscope.advisor import charts
-from stepscope.advisor.lanes import MAX_LANES, lane_name
+from stepscope.advisor.lanes import drawn_workers, lane_name
 from stepscope.advisor.signals import Signal, signals
 from stepscope.profiler.format import Batches, Profile
 
@@ -205,7 +205,7 @@ def _over_time(profile: Profile, members: Sequence[Signal]) -> Lines:
 
 
 def _lanes(batches: Batches) -> Lanes:
-    workers = sorted(set(batches.worker))[:MAX_LANES]
+    workers = drawn_workers(batches)
     kept = [i for i, worker in enumerate(batches.worker) if worker in workers]
 
     def seconds(column: list[int]) -> list[float]:

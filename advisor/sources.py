@@ -16,7 +16,7 @@ from stepscope.advisor.fetch import (
     fetch_totals,
     training_loader,
 )
-from stepscope.advisor.samples import mean_of
+from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import STARTUP, Crowd, Slowdowns, Stages
 from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer
@@ -296,13 +296,11 @@ class Sources:
 
 def foreign_cores(profile: Profile) -> float | None:
     """Cores' worth of time that other programs used meanwhile; None if not sampled."""
-    columns = profile.samples.columns
-    busy, job = columns.get("system_busy_cores", []), columns.get("job_busy_cores", [])
-    steal = columns.get("steal_cores", [None] * len(busy))
+    others = others_cores(profile.samples)
+    steal = profile.samples.columns.get("steal_cores", [None] * len(others))
     return mean_of(
-        max(0.0, b - j) + (s or 0.0)
-        for b, j, s in zip(busy, job, steal, strict=False)
-        if b is not None and j is not None
+        None if cores is None else cores + (stolen or 0.0)
+        for cores, stolen in zip(others, steal, strict=False)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from math import inf
 from statistics import median
@@ -200,8 +200,9 @@ def reading_shares(profile: Profile) -> dict[str, float]:
     looks = [site for site in profile.sites if site.phase == "python"]
     total = sum(site.samples for site in looks)
     seen: dict[str, float] = {}
+    files = reading_cause(profile)
     for site in looks:
-        cause = own_reading(site, profile)
+        cause = own_reading(site, files)
         if cause is not None:
             seen[cause] = seen.get(cause, 0.0) + site.samples
     shares = {cause: n / total for cause, n in seen.items() if n >= _MIN_LOOKS}
@@ -214,23 +215,34 @@ def reading_shares(profile: Profile) -> dict[str, float]:
     return shares
 
 
-def own_reading(site: Site, profile: Profile) -> str | None:
+def own_reading(site: Site, files: str) -> str | None:
     """The cause by which data came late where the loop itself was seen getting it.
 
-    In a statement that opens or reads files all time is theirs: small ones, where the training
-    thread reads little at a time.
+    Args:
+        site: where it was seen.
+        files: what a statement that opens or reads files is about, by `reading_cause`; all time
+            in it is theirs.
     """
     if site.phase != "python" or site.writes:
         return None
     if site.reads and site.state in ("running", "lock"):
-        columns = profile.samples.columns
-        size, calls = (_total(columns, name) for name in ("read_bytes_per_s", "reads_per_s"))
-        return STORAGE if size >= _LARGE_READ * max(1e-9, calls) else SMALL_FILES
+        return files
     return None if site.state == "sleep" else SLEEPS.get(site.state)
 
 
-def _total(columns: Mapping[str, Sequence[float | None]], name: str) -> float:
-    return sum(value or 0.0 for value in columns.get(name, []))
+def reading_cause(profile: Profile) -> str:
+    """What the training thread reads: small files in small pieces, or large ones."""
+    large = _mean_size(profile, "read_bytes_per_s", "reads_per_s") >= _LARGE_READ
+    return STORAGE if large else SMALL_FILES
+
+
+def _mean_size(profile: Profile, size: str, calls: str) -> float:
+    """Bytes a call, from the columns of samples that count both."""
+    total, times = (
+        sum(value or 0.0 for value in profile.samples.columns.get(name, []))
+        for name in (size, calls)
+    )
+    return total / max(1e-9, times)
 
 
 def _asleep(steps: Steps) -> float:
@@ -254,9 +266,8 @@ def collectives_cause(profile: Profile) -> str:
 
 def writing_cause(profile: Profile) -> str:
     """What the training thread writes: a log in small pieces, or a checkpoint in large ones."""
-    columns = profile.samples.columns
-    written, writes = (_total(columns, name) for name in ("written_bytes_per_s", "writes_per_s"))
-    return "host.checkpoint" if written >= _LARGE_WRITE * max(1e-9, writes) else "host.logging"
+    large = _mean_size(profile, "written_bytes_per_s", "writes_per_s") >= _LARGE_WRITE
+    return "host.checkpoint" if large else "host.logging"
 
 
 def freeing_seconds(profile: Profile) -> float:

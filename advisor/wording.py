@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from stepscope.advisor.advice import CauseShare, Factors, Finding, Place, Prediction
+from stepscope.advisor.advice import Alternative, CauseShare, Factors, Finding, Place, Prediction
 from stepscope.advisor.causes import CATEGORIES, CAUSES
 
 KINDS = {
@@ -106,6 +106,14 @@ def prediction(predicted: Prediction) -> str:
         worst = f", at worst {speedup(predicted.low)}" if predicted.low < MAY_LOSE else ""
         return f"at most {speedup(predicted.high)} ({half}{worst})"
     return f"{speedup(predicted.speedup)} ({speedup_interval(predicted.low, predicted.high)})"
+
+
+def alternatives(found: Iterable[Alternative]) -> str:
+    """Methods that do the same job, each with its prediction where there is one."""
+    return ", ".join(
+        f"{other.title} ({prediction(other.predicted)})" if other.predicted else other.title
+        for other in found
+    )
 
 
 def factors(found: Factors) -> str:

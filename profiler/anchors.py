@@ -145,7 +145,7 @@ class Anchor:
                 depth -= 1
             if not depth:  # activation checkpointing may run a backward pass inside another
                 if self.between is not None:
-                    self.between.trained()
+                    self.between.done_with_batch()
                 self._happened("backward")
                 self._recorder.begin_update()  # if a step ended here, it is in the next one
             return result
@@ -180,7 +180,7 @@ class Anchor:
             except StopIteration:
                 ended = ended or counts
                 if self.between is not None:
-                    self.between.begin_epoch()
+                    self.between.done_with_batch()
                 raise
             if counts:
                 ended = False

@@ -26,18 +26,14 @@ class BetweenBatches:
     def __init__(self, probing: Probing) -> None:
         self._probing = probing
         self._streams: weakref.WeakKeyDictionary[Any, Iterator[Any]] = weakref.WeakKeyDictionary()
-        self._trained = True
+        self._done = True
         self._refused = False
         self.asking = False
         """Whether the trial itself asks for a batch."""
 
-    def trained(self) -> None:
-        """Note that the loop has used its batch: a backward pass is done."""
-        self._trained = True
-
-    def begin_epoch(self) -> None:
-        """Note that an iterator has ended: the next one may be asked at once."""
-        self._trained = True
+    def done_with_batch(self) -> None:
+        """Note that the next one may be asked for: a backward pass is done, or the epoch over."""
+        self._done = True
 
     def next(self, iterator: Any, fetch: Callable[[Any], Any]) -> Any:
         """What the loop gets: the loader's next batch by `fetch`, or one of the trial's.
@@ -47,10 +43,10 @@ class BetweenBatches:
         """
         if self._refused:
             return fetch(iterator)
-        if not self._trained and not self._probing.begun:
+        if not self._done and not self._probing.begun:
             self._refuse()
             return fetch(iterator)
-        self._trained = False
+        self._done = False
         # A generator that held the iterator would keep its workers alive when the loop is left.
         stream = self._streams.get(iterator)
         if stream is None:

@@ -10,7 +10,6 @@ from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.roles import Role, role_of
 
 CATEGORY_NAMES: list[str] = [*dict.fromkeys(name for name, _ in CATEGORIES), "other"]
-_DEVICE_KINDS = (Kind.KERNEL, Kind.COPY, Kind.FILL)
 
 
 class Names:
