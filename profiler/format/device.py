@@ -1,0 +1,115 @@
+"""Operators, kernels and copies: the window of torch.profiler, and what a trace knows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from stepscope.profiler.format.columns import Count
+from stepscope.profiler.format.timeline import Histogram
+
+
+class Operator(Struct, kw_only=True, omit_defaults=True):
+    """One operator of the torch.profiler window, summed over its steps."""
+
+    name: str
+    calls: int
+    self_cpu_ns: int
+    self_device_ns: int = 0
+    phase: str = "forward"
+    """Phase of the training thread in which it ran."""
+
+
+class WindowPhase(Struct, kw_only=True):
+    """One phase of the training thread, summed over the window's steps."""
+
+    wall_ns: int
+    operator_ns: int
+    """Part of it inside operators, nested ones not doubled."""
+    gap_ns: int = 0
+    """Part of it between operators that follow each other at once: Python driving them."""
+    calls: int = 0
+    """Operators called from Python or autograd, nested ones not counted."""
+
+
+class Window(Struct, kw_only=True):
+    """The short torch.profiler window; its steps are kept out of the timeline's statistics."""
+
+    first_step: int
+    steps: Annotated[int, Meta(ge=1)]
+    wall_ns: int
+    """Wall time of the steps inside, slowed by the recording."""
+    phases: dict[str, WindowPhase]
+    operators: list[Operator]
+
+
+class KernelCategory(Struct, kw_only=True, omit_defaults=True):
+    """Kernels of one kind (`gemm`, `attention`, `collective`, ...), summed over all steps."""
+
+    name: str
+    calls: Count
+    time_ns: int
+    tensor_core_ns: int = 0
+    """Part of it in kernels whose names say that they use tensor cores."""
+
+
+class Kernel(Struct, kw_only=True, omit_defaults=True):
+    """One kernel, summed over all steps."""
+
+    name: str
+    category: str
+    calls: Count
+    time_ns: int
+    tensor_cores: bool = False
+
+
+class Copies(Struct, kw_only=True, omit_defaults=True):
+    """Copies of one direction between one kind of memory and a device, summed over all steps."""
+
+    direction: str
+    """`HtoD`, `DtoH`, `DtoD`, `PtoP`, or `unknown`."""
+    memory: str
+    """Of the host: `pageable`, `pinned`, or `unknown`; `device` between devices."""
+    calls: Count
+    bytes: int | None = None
+    time_ns: int
+
+
+class RuntimeCalls(Struct, kw_only=True):
+    """Calls of one function of the device's runtime, or of one annotation, over all steps."""
+
+    name: str
+    calls: Count
+    time_ns: int
+
+
+class Trace(Struct, kw_only=True, omit_defaults=True):
+    """What only a Kineto trace knows of; sums over its steps."""
+
+    device: int | None = None
+    """Number of the device that is judged by; None where the trace has none."""
+    devices: Count = 0
+    """Devices at work in this trace."""
+    capability: int | None = None
+    """Major compute capability of the device."""
+    busy_ns: int | None = None
+    """Time in which the device did anything, overlapping work counted once."""
+    communication_ns: int | None = None
+    """Time in which it ran collectives, hidden or not; what nothing hides is the phase
+    `collective`."""
+    categories: list[KernelCategory] = []
+    kernels: list[Kernel] = []
+    """The longest first."""
+    copies: list[Copies] = []
+    runtime: list[RuntimeCalls] = []
+    annotations: list[RuntimeCalls] = []
+    launch_delay: Histogram | None = None
+    """Nanoseconds from a launch on the host to the begin of its kernel."""
+    queue_length: float | None = None
+    """Launched work that had not begun, mean over time."""
+    peak_allocated_bytes: int | None = None
+    """Largest value of the allocator on the device, where memory was profiled."""
+    peak_reserved_bytes: int | None = None
+    lost_events: Count = 0
+    """Events of the file that could not be read."""
