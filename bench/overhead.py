@@ -3,9 +3,9 @@
 Main thread: two loops of about 2 ms and 20 ms a step inside one open recording, which passes
 through for every other few steps. Workers: fetches of a cheap data set, timed and not. Turns are
 short because this kind of machine changes its pace by far more than what is looked for within a
-second. Quoted are the differences of the medians and of the lower quartiles of single steps, of the
-thread's processor time and of wall time. Background threads run all the time, on both sides: what
-they cost is told by `background_cpu_ns` of a profile.
+second. Quoted is the median, over rounds, of what a step of a turn takes more than one of the turn
+beside it, with its 90 % interval; of the thread's processor time and of wall time. Background
+threads run all the time, on both sides: what they cost is told by `background_cpu_ns` of a profile.
 
     python bench/overhead.py [--rounds 150]
 """
@@ -71,22 +71,33 @@ def timed(run: Callable[[], object]) -> Microseconds:
 
 
 def in_turn(rounds: int, bare: Callable[[], object], watched: Callable[[], object]) -> str:
-    """What `watched` takes more than `bare`: medians and lower quartiles, in words."""
-    taken: dict[Callable[[], object], list[Microseconds]] = {bare: [], watched: []}
+    """What `watched` takes more than `bare`, in words."""
+    sides = bare, watched
+    taken: list[list[Microseconds]] = [[], []]
     for i in range(rounds):
-        for side in (bare, watched) if i % 2 else (watched, bare):
-            side()
-            taken[side] += [timed(side) for _ in range(_TURN)]
+        for side in (0, 1) if i % 2 else (1, 0):
+            sides[side]()
+            turn = zip(*(timed(sides[side]) for _ in range(_TURN)), strict=True)
+            cpu, wall = map(statistics.mean, turn)
+            taken[side].append((cpu, wall))
     words = []
     for number, kind in enumerate(("cpu", "wall")):
-        one, other = (
-            statistics.quantiles([each[number] for each in taken[side]]) for side in (bare, watched)
+        one, other = ([turn[number] for turn in side] for side in taken)
+        added, low, high = median_of(
+            [after - before for before, after in zip(one, other, strict=True)]
         )
         words.append(
-            f"{kind}: bare {one[1]:8.0f} us, added {other[1] - one[1]:6.1f} us (median)"
-            f" {other[0] - one[0]:6.1f} us (lower quartile)"
+            f"{kind}: bare {statistics.median(one):7.0f} us, added {added:6.1f} us"
+            f" ({low:.0f} to {high:.0f})"
         )
     return "   ".join(words)
+
+
+def median_of(values: list[float]) -> tuple[float, float, float]:
+    """The median and its 90 % interval: order statistics, by the normal limit of the binomial."""
+    ordered, half = sorted(values), 1.645 * len(values) ** 0.5 / 2
+    low, high = round(len(values) / 2 - half), round(len(values) / 2 + half)
+    return statistics.median(ordered), ordered[max(0, low)], ordered[min(len(ordered) - 1, high)]
 
 
 def main_thread(rounds: int, products: int) -> str:

@@ -99,11 +99,11 @@ class Usage(NamedTuple):
     """Pages fetched from storage."""
 
 
-_NO_USAGE = Usage(0.0, 0.0, 0, 0)
+NO_USAGE = Usage(0.0, 0.0, 0, 0)
 
 
 def _thread_usage() -> Usage:
-    return _NO_USAGE
+    return NO_USAGE
 
 
 thread_usage: Callable[[], Usage] = _thread_usage

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 from stepscope.profiler import clock, opens
 from stepscope.profiler.handover import Packing
@@ -28,8 +29,33 @@ from stepscope.profiler.turnstile import Turnstile
 _AT_ONCE_NS = 50_000
 """A fetch that ends so soon after collating has done nothing in between."""
 
-Mark = tuple[int, int, int, clock.Usage]
-"""Wall time, processor time, run delay (ns) and usage of the fetching thread at one moment."""
+_SHORT_NS = 2_000_000
+"""After a fetch that took less, only one in a few is asked of the kernel about: the questions take
+as long as a small batch does."""
+_NOT_ASKED = (3, 5, 4)
+"""So many in turn are not: of different length, so that no period of the data fits."""
+_UNTOLD = (-1,) * 10
+"""The part of a `BatchRecord` that only the kernel tells."""
+
+
+class _Moment(NamedTuple):
+    """The fetching thread at one moment."""
+
+    wall_ns: int
+    cpu_ns: int
+    run_delay_ns: int = -1
+    usage: clock.Usage = clock.NO_USAGE
+
+
+class _Before(NamedTuple):
+    """Counters that were read before a fetch: of the process, its children, and files."""
+
+    process_cpu_ns: int
+    children_cpu_ns: int
+    io: bytes
+    own_calls: int
+    """Reads of our own, which the thread's counters hold too."""
+    own_bytes: int
 
 
 class FetchTimer:
@@ -56,9 +82,12 @@ class FetchTimer:
         self._fetch = Fetch(sites or Sites())
         # Shared, because a fetcher is made per epoch and each reader keeps a file open.
         self._delay, self._io = _readers(os.getpid(), threading.get_native_id())
-        self._own_calls = self._own_bytes = 0
-        self._collated: tuple[Mark, Mark] | None = None
+        self._collated: tuple[_Moment, _Moment] | None = None
         self._items = 0
+        self._asks = True
+        """Whether the kernel is asked about the fetch that runs."""
+        self._skips = itertools.cycle(_NOT_ASKED)
+        self._to_skip = 0
 
     def attach(self, fetcher: Any) -> None:
         """Time `fetcher` from now on; a fetcher that is made differently is left alone."""
@@ -78,10 +107,10 @@ class FetchTimer:
             if under_way.get(get_ident()) is not state:
                 return collate(samples)
             state.stage = "collate"
-            begin = self._mark_begin()
+            begin = self._begin()
             batch = collate(samples)
             try:
-                self._collated = begin, self._mark_end()
+                self._collated = begin, self._end()
                 if batched:  # otherwise a tuple is one sample, not a list of them
                     self._items = len(samples) if isinstance(samples, (list, tuple)) else 0
             except Exception:  # the user's list may have a length that cannot be asked for
@@ -101,16 +130,15 @@ class FetchTimer:
             self._collated = None
             state.stage = "fetch"
             state.opens = state.open_ns = state.open_cpu_ns = 0
-            self._own_calls, self._own_bytes = self._delay.calls, self._delay.bytes
+            self._asks = self._to_skip == 0
             under_way[thread] = state
             opens.watch()
             try:
-                children, io = clock.children_cpu_ns(), self._io.read()
-                process_cpu = time.process_time_ns()
-                begin = self._mark_begin()
+                before = self._before() if self._asks else None
+                begin = self._begin()
                 batch = fetch(indices)
                 try:
-                    self._report(begin, process_cpu, children, io)
+                    self._report(begin, before)
                 except Exception:  # ours; it would come again with every batch
                     self.close()
             finally:
@@ -120,59 +148,87 @@ class FetchTimer:
 
         return timed
 
-    def _report(self, begin: Mark, process_cpu: int, children: int, io: bytes) -> None:
+    def _report(self, begin: _Moment, before: _Before | None) -> None:
         """Hand on what the fetch that began with these readings has cost."""
         now = time.perf_counter_ns()
         collated = self._collated
         end = (
             collated[1]
-            if collated is not None and now - collated[1][0] < _AT_ONCE_NS
-            else self._mark_end()
+            if collated is not None and now - collated[1].wall_ns < _AT_ONCE_NS
+            else self._end()
         )
-        process_cpu = time.process_time_ns() - process_cpu
-        helper = process_cpu - (end[1] - begin[1]) + clock.children_cpu_ns() - children
-        read, storage, calls = self._io.since(io)
-        if calls >= 0:  # without our own
-            read -= len(io) + self._delay.bytes - self._own_bytes
-            calls -= 1 + self._delay.calls - self._own_calls
-        spent = self._between(begin, end)
-        collate = self._between(*collated) if collated is not None else (0, 0, 0, min(0, spent[3]))
+        wall = end.wall_ns - begin.wall_ns
+        collate = (0, 0)
+        if collated is not None:
+            first, last = collated
+            collate = last.wall_ns - first.wall_ns, last.cpu_ns - first.cpu_ns
         state = self._fetch
         self._sink(
             BatchRecord(  # in the order of its fields: by name it would take three times as long
-                begin[0],
-                *spent,
-                max(0, helper),
+                begin.wall_ns,
+                wall,
+                end.cpu_ns - begin.cpu_ns,
                 *collate,
-                read,
-                storage,
-                calls,
-                end[3].ru_majflt - begin[3].ru_majflt,
-                end[3].ru_minflt - begin[3].ru_minflt,
                 state.opens,
                 state.open_ns,
                 state.open_cpu_ns,
                 *(self._packing.take() if self._packing is not None else (0, 0)),
                 self._items,
+                *(_UNTOLD if before is None else self._told(before, begin, end)),
             )
         )
+        if wall >= _SHORT_NS:
+            self._to_skip = 0
+        elif before is None:
+            self._to_skip -= 1
+        else:
+            self._to_skip = next(self._skips)
+
+    def _told(self, before: _Before, begin: _Moment, end: _Moment) -> tuple[int, ...]:
+        """What only the kernel tells, in the order of a record's fields."""
+        helper = time.process_time_ns() - before.process_cpu_ns - (end.cpu_ns - begin.cpu_ns)
+        helper += clock.children_cpu_ns() - before.children_cpu_ns
+        read, storage, calls = self._io.since(before.io)
+        if calls >= 0:  # without our own
+            read -= len(before.io) + self._delay.bytes - before.own_bytes
+            calls -= 1 + self._delay.calls - before.own_calls
+        delay = self._in_kernel(begin, end)
+        return (
+            *delay,
+            *(self._in_kernel(*self._collated) if self._collated else (0, min(0, delay[1]))),
+            max(0, helper),
+            end.usage.ru_majflt - begin.usage.ru_majflt,
+            end.usage.ru_minflt - begin.usage.ru_minflt,
+            read,
+            storage,
+            calls,
+        )
+
+    def _in_kernel(self, begin: _Moment, end: _Moment) -> tuple[int, int]:
+        """Processor time in the kernel, and run delay (-1 when not told)."""
+        system = int((end.usage.ru_stime - begin.usage.ru_stime) * 1e9)
+        return system, end.run_delay_ns - begin.run_delay_ns if self._delay.available else -1
+
+    def _before(self) -> _Before:
+        own_calls, own_bytes = self._delay.calls, self._delay.bytes
+        children, io = clock.children_cpu_ns(), self._io.read()
+        return _Before(time.process_time_ns(), children, io, own_calls, own_bytes)
 
     # The clock is read closest to what is timed: last before it, first after it.
 
-    def _mark_begin(self) -> Mark:
+    def _begin(self) -> _Moment:
+        if not self._asks:
+            cpu = time.thread_time_ns()
+            return _Moment(time.perf_counter_ns(), cpu)
         usage, delay = clock.thread_usage(), self._delay.nanoseconds()
         cpu = time.thread_time_ns()
-        return time.perf_counter_ns(), cpu, delay, usage
+        return _Moment(time.perf_counter_ns(), cpu, delay, usage)
 
-    def _mark_end(self) -> Mark:
+    def _end(self) -> _Moment:
         wall, cpu = time.perf_counter_ns(), time.thread_time_ns()
-        return wall, cpu, self._delay.nanoseconds(), clock.thread_usage()
-
-    def _between(self, begin: Mark, end: Mark) -> tuple[int, int, int, int]:
-        """Wall time, processor time, the part in the kernel, and run delay (-1 when not told)."""
-        system = int((end[3].ru_stime - begin[3].ru_stime) * 1e9)
-        delay = end[2] - begin[2] if self._delay.available else -1
-        return end[0] - begin[0], end[1] - begin[1], system, delay
+        if not self._asks:
+            return _Moment(wall, cpu)
+        return _Moment(wall, cpu, self._delay.nanoseconds(), clock.thread_usage())
 
 
 @functools.lru_cache(maxsize=16)

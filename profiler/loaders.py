@@ -61,12 +61,17 @@ class LoaderLog:
             totals.firsts += 1
             totals.first_wall_ns += records[0].wall_ns
             totals.first_cpu_ns += records[0].cpu_ns
-        columns = zip(*records, strict=True)
-        next(columns)  # when they began
-        for name, column in zip(BatchRecord._fields[1:], columns, strict=True):
-            told = [value for value in column if value >= 0]
-            if told:
-                setattr(totals, name, (getattr(totals, name) or 0) + sum(told))
+        columns = dict(zip(BatchRecord._fields, zip(*records, strict=True), strict=True))
+        del columns["start_ns"]
+        for name, column in columns.items():
+            if all(value < 0 for value in column):
+                continue
+            told = sum(max(0, value) for value in column)
+            walls = zip(column, columns["wall_ns"], strict=True)
+            asked = sum(wall for value, wall in walls if value >= 0)
+            # Of short fetches not all are asked about; they stand for the others.
+            whole = told * sum(columns["wall_ns"]) // asked if asked else told
+            setattr(totals, name, (getattr(totals, name) or 0) + whole)
         for record in records:
             self._batches.append(
                 (

@@ -21,29 +21,29 @@ _CAPACITY = 2048
 
 
 class BatchRecord(NamedTuple):
-    """What one fetch cost; -1 where the kernel did not tell."""
+    """What one fetch cost; -1 where the kernel did not tell, or was not asked."""
 
     start_ns: int
     wall_ns: int
     cpu_ns: int
-    system_cpu_ns: int
-    run_delay_ns: int
-    helper_cpu_ns: int
     collate_ns: int
     collate_cpu_ns: int
-    collate_system_cpu_ns: int
-    collate_run_delay_ns: int
-    read_bytes: int
-    storage_bytes: int
-    read_calls: int
-    major_faults: int
-    minor_faults: int
     opens: int
     open_ns: int
     open_cpu_ns: int
     packing_ns: int
     packing_cpu_ns: int
     items: int
+    system_cpu_ns: int
+    run_delay_ns: int
+    collate_system_cpu_ns: int
+    collate_run_delay_ns: int
+    helper_cpu_ns: int
+    major_faults: int
+    minor_faults: int
+    read_bytes: int
+    storage_bytes: int
+    read_calls: int
 
 
 _RECORD = struct.Struct(f"<{len(BatchRecord._fields)}q")

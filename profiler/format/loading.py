@@ -20,6 +20,7 @@ class Batches(Struct, kw_only=True):
     wall_ns: list[int]
     cpu_ns: list[int]
     run_delay_ns: list[int]
+    """0 where it was not asked: in some of those that took less than 2 ms."""
 
     def __post_init__(self) -> None:
         """Reject a table whose columns differ in length, naming the column."""
@@ -30,10 +31,11 @@ class Batches(Struct, kw_only=True):
 
 
 class FetchTotals(Struct, kw_only=True, omit_defaults=True):
-    """Exact sums over the batches that one fetcher (worker, or main process) made.
+    """Sums over the batches that one fetcher (worker, or main process) made.
 
     `wall = cpu + run_delay + blocked`, where blocked is the rest: storage, network, a lock, a
-    child process or the process's own helper threads.
+    child process or the process's own helper threads. What only the kernel tells is asked of every
+    batch that takes milliseconds, and of one in a few shorter ones, which stands for the others.
     """
 
     batches: Count = 0

@@ -393,3 +393,24 @@ def test_a_version_without_a_worker_loop_is_left_alone(tmp_path: Path) -> None:
 
     lend_worker_loop(Other, tmp_path, "0-0")()
     assert not hasattr(Other, "_worker_loop")
+
+
+def test_of_short_fetches_only_some_are_asked_about() -> None:
+    records: list[BatchRecord] = []
+    fetcher = fetcher_of(Points(8), default_convert)
+    FetchTimer(records.append).attach(fetcher)
+    for _ in range(130):
+        fetcher.fetch([0, 1])
+    asked = [record for record in records if record.minor_faults >= 0]
+    assert 10 <= len(asked) < 65, "some, and not most"
+    assert len(records) == 130
+    assert all(record.wall_ns > 0 for record in records)
+
+
+def test_long_fetches_are_all_asked_about() -> None:
+    records: list[BatchRecord] = []
+    fetcher = fetcher_of(SleepyPoints(8, 0.003), default_convert)
+    FetchTimer(records.append).attach(fetcher)
+    for _ in range(10):
+        fetcher.fetch([0])
+    assert all(record.minor_faults >= 0 for record in records)

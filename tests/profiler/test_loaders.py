@@ -153,3 +153,14 @@ def test_the_first_batch_of_every_worker_is_told_apart() -> None:
 
     assert (first.batches, first.firsts, first.first_wall_ns, first.first_cpu_ns) == (3, 1, 100, 50)
     assert (second.batches, second.firsts, second.first_wall_ns) == (1, 1, 100)
+
+
+def test_batches_that_were_asked_about_stand_for_the_others() -> None:
+    log = LoaderLog(0, description(), origin_ns=0)
+    plain = BatchRecord._make([0] * len(BatchRecord._fields))._replace(wall_ns=10, cpu_ns=8)
+    asked = plain._replace(minor_faults=6, run_delay_ns=1)
+    not_asked = plain._replace(minor_faults=-1, run_delay_ns=-1)
+    log.add(0, 7, asked, not_asked, not_asked)
+    totals = log.worker(0, 7).totals
+    assert (totals.minor_faults, totals.run_delay_ns) == (18, 3)
+    assert (totals.wall_ns, totals.cpu_ns) == (30, 24), "of every batch"
