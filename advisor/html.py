@@ -14,7 +14,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from importlib.resources import files
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, Final, NamedTuple, TypeVar, get_args
 
 import jinja2
 from markupsafe import Markup, escape
@@ -33,12 +33,19 @@ from stepscope.advisor.ladder import ladder
 from stepscope.advisor.lanes import worker_timelines
 from stepscope.advisor.noise import noise
 from stepscope.advisor.signals import signals
+from stepscope.advisor.template_cache import template_cache
 from stepscope.profiler.format import Profile
 
 _LINK = re.compile(
     r"(?P<url>https://[^\s<>\"']+[\w/])|(?P<arxiv>\barXiv:(?P<id>\d{4}\.\d{4,5}))", re.I
 )
 _UNIT = re.compile(r"(?<=\d) (?=(?:[µm]?s|[kMGTP]?B|cores?)\b|%)")
+_SYNTAX: Final[dict[str, Any]] = {
+    "autoescape": True,
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+}
+"""What decides how jinja2 compiles a template."""
 _T = TypeVar("_T")
 _SMALL = 0.005
 """Causes below this share are folded into one line."""
@@ -131,11 +138,10 @@ def _efforts(plan: list[PlanStep]) -> dict[str, dict[str, list[tuple[int, str]]]
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        autoescape=True,
+        **_SYNTAX,
+        bytecode_cache=template_cache(_SYNTAX),
         loader=jinja2.PackageLoader("stepscope.templates", ""),
         undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
     environment.filters |= {
         "alternatives": wording.alternatives,

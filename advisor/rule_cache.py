@@ -8,7 +8,6 @@ carries a digest of its own, so damage is noticed; and where nothing can be writ
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stepscope.advisor import knowledge
+from stepscope.advisor.cache_folder import cache_folder
 from stepscope.advisor.knowledge import Combination, Method, Rule
 from stepscope.profiler.storage import write_atomically
 
@@ -45,7 +45,7 @@ class Cache:
     def __init__(self, folder: Traversable, texts: Iterable[str]) -> None:
         self._key = _digest(text.encode() for text in (_types(), *texts))
         name = f"rules-{_digest([str(folder).encode()]).hex()}.msgpack"
-        place = _cache_folder()
+        place = cache_folder()
         self._file = place / name if place else None
 
     def load(self) -> Entries | None:
@@ -83,12 +83,3 @@ def _digest(parts: Iterable[bytes]) -> bytes:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.digest()
-
-
-def _cache_folder() -> Path | None:
-    """The user's cache folder (XDG Base Directory Specification); None without a home."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (named if named.is_absolute() else Path.home() / ".cache") / "stepscope"
-    except RuntimeError:
-        return None
