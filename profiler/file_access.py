@@ -18,19 +18,22 @@ from stepscope.profiler.format import Site
 
 _WRITERS = frozenset(
     (
-        *("write", "writelines", "writerow", "writerows", "write_text", "write_bytes"),
+        *("write", "writelines", "writerow", "writerows", "pwrite", "imwrite", "imsave"),
         *("flush", "fsync", "tofile", "dump", "copyfile", "copy2", "copytree"),
         *("save", "savez", "savez_compressed", "savetxt", "savefig", "save_file"),
-        *("save_pretrained", "to_csv", "to_json", "to_parquet", "to_pickle"),
+        *("save_pretrained", "to_csv", "to_json", "to_parquet", "to_pickle", "to_feather"),
     )
 )
 _READERS = frozenset(
     (
-        *("open", "read_text", "read_bytes", "readinto", "fromfile", "loadtxt", "genfromtxt"),
-        *("imread", "read_csv", "read_json", "read_parquet", "read_pickle", "read_image"),
-        *("listdir", "scandir", "iterdir", "glob", "load_file"),
+        *("open", "safe_open", "pread", "readinto", "readline", "readlines", "extractfile"),
+        *("fromfile", "loadtxt", "genfromtxt", "loadmat", "imread", "load_file"),
+        *("listdir", "scandir", "iterdir", "glob"),
+        *("fetchone", "fetchmany", "fetchall"),  # Python's database interface, PEP 249
     )
 )
+_READING, _WRITING = "read_", "write_"
+"""`read_text`, `read_csv`, `read_image`: so libraries name their functions."""
 _LOADERS = frozenset(("np", "numpy", "torch"))
 """Modules whose `load` opens a file; that of `json` and `pickle` is given an open one."""
 _WRITE_MODE = re.compile(r"[wax][bt+]{0,2}")
@@ -102,6 +105,8 @@ def _file_methods(block: ast.With) -> set[int]:
 
 def _writes(call: ast.Call) -> bool:
     name = _name(call)
+    if name.startswith(_WRITING):
+        return True
     return name in _WRITERS or (name == "open" and _opens_to_write(call))
 
 
@@ -109,6 +114,8 @@ def _reads(call: ast.Call) -> bool:
     name = _name(call)
     if name == "load" and isinstance(call.func, ast.Attribute):
         return isinstance(call.func.value, ast.Name) and call.func.value.id in _LOADERS
+    if name.startswith(_READING):
+        return True
     return name in _READERS and not (name == "open" and _opens_to_write(call))
 
 

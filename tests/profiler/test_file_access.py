@@ -131,6 +131,10 @@ def test_making_a_line_of_many_is_logging_too(tmp_path: Path) -> None:
         ("x = pickle.load(file)", set()),
         ('with open(path, "w") as file:\n    file.write(rows)', set()),
         ("for name in os.listdir(path):\n    use(name)", {1}),
+        ("(row,) = database.execute(query, (n,)).fetchone()", {1}),
+        ("table = pl.read_ipc(path)", {1}),
+        ("image = torchvision.io.read_image(path)", {1}),
+        ("writer.write_table(table)", set()),
     ],
 )
 def test_statements_that_read_are_found(tmp_path: Path, statement: str, reading: set[int]) -> None:
