@@ -40,7 +40,7 @@ def _by_processor_time(
         return seconds
     k = (block.wall - starved) / total
     by_use = {cause: s * k for cause, s in used.items()}
-    by_use[STARVATION] = starved
+    by_use[STARVATION] = by_use.get(STARVATION, 0.0) + starved
     return {
         cause: (1 - full) * seconds.get(cause, 0.0) + full * by_use.get(cause, 0.0)
         for cause in {**seconds, **by_use}
@@ -51,11 +51,15 @@ def _processor_time(sources: Sources, block: Block) -> dict[str, float]:
     """Seconds of processor time by cause: the trainer's by its phases, the workers' own."""
     main = sources.trainer.causes(block.phases, block.steps)
     busy = sum(main.values())
-    threads = sources.other_threads * block.wall
+    locking = sources.locking_threads * block.wall
+    unlocked = sources.unlocked_threads * block.wall
     fetched = {c: s * block.steps for c, s in sources.fetch.cpu.items()} if sources.fetch else {}
-    own = block.process_cpu - threads - (0.0 if sources.workers else sum(fetched.values()))
+    own = (
+        block.process_cpu - locking - unlocked - (0.0 if sources.workers else sum(fetched.values()))
+    )
     used = {c: max(0.0, own) * s / busy for c, s in main.items()} if busy else {}
-    used[PYTHON] = used.get(PYTHON, 0.0) + threads
+    used[PYTHON] = used.get(PYTHON, 0.0) + locking
+    used[STARVATION] = unlocked
     for cause, s in fetched.items():
         used[cause] = used.get(cause, 0.0) + s
     return used

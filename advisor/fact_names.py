@@ -191,8 +191,11 @@ FACTS: dict[str, FactName] = {
     "gpu.visible": FactName("count", "devices of the machine, used or not"),
     "gpu.memory_growth_share": FactName("share", "growth of device memory in use per hour"),
     "memory.swap_share": FactName("share", "swap in use over the machine's memory, peak"),
-    "host.other_threads_cores": FactName(
-        "cores", "cores used by the program's Python threads beside the training thread"
+    "host.locking_threads_cores": FactName(
+        "cores", "cores used by the program's other Python threads that need Python's lock"
+    ),
+    "host.unlocked_threads_cores": FactName(
+        "cores", "cores used by the program's other Python threads without Python's lock"
     ),
     "logging.by_hand_share": FactName(
         "share", "part of the step in the loop's own lines that write files in small pieces"

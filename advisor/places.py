@@ -14,6 +14,8 @@ from stepscope.advisor.fetch import (
     fetch_totals,
     training_loader,
 )
+from stepscope.advisor.stages import STARVATION
+from stepscope.advisor.threads import of_unlocked_place
 from stepscope.advisor.trainer import (
     collectives_cause,
     own_reading,
@@ -60,8 +62,11 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
         by_cause.setdefault(_fetch_cause(site), []).append(site)
     of_phase = {**_MAIN, "communication": collectives_cause(profile)}
     writing, reading = writing_cause(profile), reading_cause(profile)
+    unlocked = of_unlocked_place(profile.sites)
     for site in profile.sites:
         cause = writing if site.writes else own_reading(site, reading) or of_phase.get(site.phase)
+        if site.phase == "thread" and (site.file, site.line) in unlocked:
+            cause = STARVATION
         if cause is not None:
             by_cause.setdefault(cause, []).append(site)
     return {cause: _most(sites) for cause, sites in by_cause.items()}

@@ -10,6 +10,7 @@ from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.operators import of_model
 from stepscope.advisor.samples import mean_of, settled, theil_sen
+from stepscope.advisor.threads import thread_cores
 from stepscope.advisor.trainer import writing_cause, writing_share
 from stepscope.profiler.format import Operator, Profile
 
@@ -55,7 +56,9 @@ def resource_facts(facts: Draft, profile: Profile, measurement: Measurement) -> 
     facts["cpu.throttled_share"] = None if throttled is None else min(1.0, throttled)
     facts["cpu.pressure_share"] = mean_of(columns.get("cpu_pressure_share", []))
     facts["storage.pressure_share"] = mean_of(columns.get("io_pressure_share", []))
-    facts["host.other_threads_cores"] = mean_of(columns.get("other_threads_cores", []))
+    threads = thread_cores(profile)
+    facts["host.locking_threads_cores"] = threads and threads[0]
+    facts["host.unlocked_threads_cores"] = threads and threads[1]
     swapped = _known(columns.get("swap_used_bytes", []))
     memory = profile.environment.memory_bytes
     facts["memory.swap_share"] = max(swapped) / memory if swapped and memory else None

@@ -19,6 +19,7 @@ from stepscope.advisor.fetch import (
 from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import STARTUP, Crowd, Slowdowns, Stages
+from stepscope.advisor.threads import thread_cores
 from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer
 from stepscope.profiler.format import Profile, Steps
 
@@ -64,8 +65,9 @@ class Sources:
         self.threads = profile.configuration.intra_op_threads or 1
         self.foreign = foreign_cores(profile)
         self.thread_delay = mean_of(profile.samples.columns.get("thread_delay_cores", []))
-        self.other_threads = mean_of(profile.samples.columns.get("other_threads_cores", [])) or 0.0
-        """Cores used by the program's Python threads beside the training thread."""
+        self.locking_threads, self.unlocked_threads = thread_cores(profile) or (0.0, 0.0)
+        """Cores used by the program's Python threads beside the training thread: those that need
+        the interpreter's lock, and those that do not."""
         self.model_step = model_step_seconds(profile)
         self.job_cores = mean_of(profile.samples.columns.get("job_busy_cores", []))
         self.starting_cores = 0.0
@@ -81,7 +83,7 @@ class Sources:
     def _fetch_per_step(self) -> Fetch | None:
         """One batch's composition, times the batches that a step takes (accumulation: several)."""
         if self.loader is None:
-            return _fetch_of_iterator(self.whole, self.other_threads)
+            return _fetch_of_iterator(self.whole, self.locking_threads + self.unlocked_threads)
         steps = self.profile.warmup.total + self.profile.steady.total
         several = max(1, int(fetch_totals(self.loader).batches / max(1, steps) + 0.25))
         calibration = self.profile.environment.calibration
@@ -113,8 +115,9 @@ class Sources:
     @property
     def crowding(self) -> dict[str, float]:
         """Parts of the contention with others that are some cause's doing."""
-        cores = {STARTUP: self.starting_cores, PYTHON: self.other_threads}
-        total = max(1e-9, sum(cores.values()) + self.child_cores + (self.foreign or 0.0))
+        cores = {STARTUP: self.starting_cores, PYTHON: self.locking_threads}
+        others = self.unlocked_threads + self.child_cores + (self.foreign or 0.0)
+        total = max(1e-9, sum(cores.values()) + others)
         return {cause: used / total for cause, used in cores.items() if used > 0}
 
     def _modelled(self) -> tuple[Slowdowns, Slowdowns]:
@@ -127,7 +130,7 @@ class Sources:
             crowd = crowd._replace(fetching=cpu + fetch.run_delay, helping=fetch.helpers)
         crowd = crowd.per(whole.wall / whole.steps)
         foreign = (self.foreign or 0.0) + self.child_cores
-        foreign += self.starting_cores + self.other_threads
+        foreign += self.starting_cores + self.locking_threads + self.unlocked_threads
         return alone.own_slowdowns(crowd), alone.own_slowdowns(crowd, foreign)
 
     def _credible_loss(self) -> float:
@@ -183,7 +186,7 @@ class Sources:
 
         A thread that waits for the lock sleeps: in computing, which seldom sleeps otherwise.
         """
-        left = self.other_threads * block.wall
+        left = self.locking_threads * block.wall
         for cause in COMPUTE:
             part = min(left, waits.get(cause, 0.0))
             if part > 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from contextlib import closing
 
 from stepscope.profiler import blame
@@ -18,8 +19,10 @@ from stepscope.profiler.threadstate import ThreadState
 OWN_NAMES = "stepscope-"
 """How the names of the profiler's threads begin."""
 _MOST = 8
-_WORKING = ("running", "lock")
+_WORKING = ("running", "unlocked", "lock")
 """Who waits for the interpreter's lock would run, if the look had not taken it."""
+_SETTLED_NS, _WATCHED_NS = 30_000, 60_000
+"""Who has lost the lock to the look is asleep soon; who still runs then does not need it."""
 
 
 class Companions:
@@ -35,9 +38,13 @@ class Companions:
 
     def look(self) -> None:
         """Count where those are that run at this moment; at most eight threads are looked at."""
-        for ident, native in others(self._watched)[:_MOST]:
+        threads = others(self._watched)[:_MOST]
+        unlocked = _run_without_lock([native for _, native in threads])
+        for ident, native in threads:
             with closing(ThreadState(native)) as thread:  # threads come and go, descriptors too
                 state = thread.read()
+            if native in unlocked and state == "running":
+                state = "unlocked"
             place = _place_of(ident) if state in _WORKING else None
             if place is not None:
                 self._sites.add(("thread", *place, None, state))
@@ -45,6 +52,34 @@ class Companions:
     def sites(self) -> list[Site]:
         """What was seen so far, the most frequent first; safe from any thread."""
         return self._sites.as_list()
+
+
+def _run_without_lock(natives: list[int]) -> set[int]:
+    """Which of these threads use a processor while this one has the interpreter's lock.
+
+    Nothing here lets go of the lock: reading a clock does not, and it is over long before another
+    thread may ask for it (`sys.getswitchinterval`).
+    """
+    begin = time.perf_counter_ns()
+    while time.perf_counter_ns() - begin < _SETTLED_NS:
+        pass
+    before = [_cpu_ns(native) for native in natives]
+    begin = time.perf_counter_ns()
+    while time.perf_counter_ns() - begin < _WATCHED_NS:
+        pass
+    return {
+        native
+        for native, ran in zip(natives, before, strict=True)
+        if _cpu_ns(native) - ran > _WATCHED_NS // 2
+    }
+
+
+def _cpu_ns(native: int) -> int:
+    """Processor time of a thread of this process; 0 where it is gone, or this is not Linux."""
+    try:  # the number of a thread's clock is part of Linux's interface to programs
+        return time.clock_gettime_ns((~native << 3) | 6)
+    except (OSError, AttributeError):
+        return 0
 
 
 def _place_of(ident: int) -> blame.Place | None:

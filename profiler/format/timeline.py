@@ -124,8 +124,8 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     state: str = "running"
     """What the thread was doing: `running`, `opening` (running inside a call that opens, stats or
     lists files), `held` (let go of the interpreter's lock there, for which the look had waited),
-    `file`, `open`, `socket`, `lock`, `sleep`, `child`,
-    `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
+    `unlocked` (running while the look had that lock; told of `thread`), `file`, `open`, `socket`,
+    `lock`, `sleep`, `child`, `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
     writes: bool = False
     """Whether the statement calls something that writes a file; told of the phase `python`."""
     reads: bool = False

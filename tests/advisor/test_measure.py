@@ -21,9 +21,10 @@ from builders import (
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.fetch import training_loader
 from stepscope.advisor.measure import NoStepsError, measure
+from stepscope.advisor.places import places_of
 from stepscope.advisor.sources import SIBLINGS
 from stepscope.advisor.stages import RESUMING
-from stepscope.profiler.format import Collective, Operator, Profile, Window, WindowPhase
+from stepscope.profiler.format import Collective, Operator, Profile, Site, Window, WindowPhase
 
 WAITING = {"data_wait": 60.0, "forward": 30.0, "python": 10.0}
 DECODING = {"wall": 50.0, "cpu": 40.0, "collate": 10.0, "collate_cpu": 10.0}
@@ -319,6 +320,24 @@ def test_a_thread_that_holds_the_interpreter_is_python_code() -> None:
     assert found["compute.arithmetic"] == pytest.approx(0.5, abs=0.02)
     alone = measure(profile).stages.without("host.python").seconds()
     assert alone == pytest.approx((1 - RESUMING) * 0.05, rel=0.05)
+
+
+def test_a_thread_that_computes_without_the_interpreter_takes_a_core() -> None:
+    def seen(state: str, samples: int) -> Site:
+        return Site(phase="thread", file="t.py", line=3, function="f", state=state, samples=samples)
+
+    profile = a_run(
+        {"forward": 100.0},
+        steps={**STARVED, "run_delay": 50.0, "cpu": 50.0, "process_cpu": 100.0},
+        samples=even_samples(system_busy_cores=1.0, job_busy_cores=1.0, other_threads_cores=0.5),
+    )
+    profile.sites = [seen("unlocked", 20), seen("running", 80)]
+
+    found = shares(profile)
+
+    assert found["cpu_preprocessing.core_starvation"] == pytest.approx(0.5, abs=0.02)
+    assert found.get("host.python", 0.0) == 0.0
+    assert list(places_of(profile)) == ["cpu_preprocessing.core_starvation"]
 
 
 def test_a_thread_that_fills_a_queue_prepares() -> None:

@@ -86,7 +86,7 @@ def test_rows_of_several_steps_count_as_often() -> None:
         ("throttled_share", "cpu.throttled_share", [None, None], None),
         ("cpu_pressure_share", "cpu.pressure_share", [0.5, None], 0.5),
         ("io_pressure_share", "storage.pressure_share", [0.1, 0.3], 0.2),
-        ("other_threads_cores", "host.other_threads_cores", [0.5, 0.7], 0.6),
+        ("other_threads_cores", "host.locking_threads_cores", [0.5, 0.7], 0.6),
         ("swap_used_bytes", "memory.swap_share", [1e9, 6.4e9], 0.1),
     ],
 )

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,6 +63,25 @@ def test_a_thread_that_waits_is_not_seen() -> None:
     with beside(lambda: go_on.wait(0.5)):
         assert looked(20) == []
         go_on.set()
+
+
+def states_of(work: Callable[[], object], wanted: str) -> set[str]:
+    """What a thread that does `work` is seen to be, until that is `wanted`, or for two seconds."""
+    found, deadline = Companions(threading.get_ident()), time.monotonic() + 2
+    seen: set[str] = set()
+    with beside(work):
+        while wanted not in seen and time.monotonic() < deadline:
+            found.look()
+            time.sleep(0.005)
+            seen = {site.state for site in found.sites()}
+    return seen
+
+
+def test_who_computes_without_the_lock_is_told_apart() -> None:
+    noise = os.urandom(2_000_000)
+
+    assert "unlocked" in states_of(lambda: zlib.compress(noise), "unlocked")
+    assert "unlocked" not in states_of(computing, "unlocked")
 
 
 def test_our_own_threads_are_none_of_the_programs() -> None:
