@@ -9,9 +9,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import distributed
 
+from stepscope.profiler.compiling import is_compiling
 from stepscope.profiler.observed import Observed
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
@@ -37,7 +37,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             # torch.compile knows the originals and puts operators in their place.
-            return (original if torch.compiler.is_compiling() else charged)(*args, **kwargs)
+            return (original if is_compiling() else charged)(*args, **kwargs)
 
         return call
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from stepscope.profiler.compiling import is_compiling, leave_to_python
 from stepscope.profiler.observed import Observed, describe_model
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
@@ -78,12 +79,11 @@ class _ForwardProbe:
 
         @functools.wraps(found)
         def call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            # The first question is for torch.compile, which traces into nested modules.
             if (
-                torch.compiler.is_compiling()
-                or recorder.thread != get_ident()
-                or recorder.current == forward
-            ):
+                is_compiling()
+            ):  # torch.compile traces into nested modules, but not always into super()
+                return found(module, *args, **kwargs)
+            if recorder.thread != get_ident() or recorder.current == forward:
                 return original(module, *args, **kwargs)
             if observed.autocast is None and recorder.step_index < _AUTOCAST_STEPS:
                 observed.autocast = _autocast()
@@ -96,6 +96,7 @@ class _ForwardProbe:
             finally:
                 recorder.leave(previous)
 
+        leave_to_python(call, original)
         return call
 
 

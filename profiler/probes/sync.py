@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import _tensor_str
 
+from stepscope.profiler.compiling import is_compiling
 from stepscope.profiler.observed import Observed
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
@@ -140,7 +141,7 @@ class _Reads:
 
         @functools.wraps(original)
         def read(tensor: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if is_compiling():
                 return tensor.item() != 0
             return timed(tensor)
 
