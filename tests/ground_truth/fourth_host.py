@@ -1,4 +1,4 @@
-"""Held-out loops that are held back by what the script does beside the training."""
+"""A fourth set of loops that are held back by what the script does beside the training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ground_truth.loop import planted
 from ground_truth.parts import CLASSES, WIDTH, Vectors, chosen, mlp, sgd, train_step
 
 
-@planted("host.sync", held_out=True)
+@planted("host.sync")
 def kept_masks(severity: float) -> Iterator[None]:
     """Keeps the scores of every sixth pixel as a list of numbers, for a curve over the epoch."""
     torch.manual_seed(230)
@@ -46,7 +46,7 @@ def kept_masks(severity: float) -> Iterator[None]:
         yield
 
 
-@planted("host.checkpoint", held_out=True, period=2)
+@planted("host.checkpoint", period=2)
 def rolling_snapshots(severity: float) -> Iterator[None]:
     """Every second step keeps weights, averages and optimizer; the last three are not removed."""
     model = mlp(hidden=512, depth=2)
@@ -70,7 +70,7 @@ def rolling_snapshots(severity: float) -> Iterator[None]:
             yield
 
 
-@planted("host.validation", held_out=True, period=6)
+@planted("host.validation", period=6)
 def nearest_neighbours(severity: float) -> Iterator[None]:
     """Every sixth step looks up, without a loader, the neighbours of all that is held back."""
     torch.manual_seed(231)
@@ -131,7 +131,7 @@ class Carts:
         return torch.from_numpy(seen)
 
 
-@planted("host.python", held_out=True)
+@planted("host.python")
 def pole_rollouts(severity: float) -> Iterator[None]:
     """Reinforcement learning: carts simulated in Python, then four updates of the policy."""
     torch.manual_seed(234)

@@ -1,4 +1,4 @@
-"""Held-out loops whose batches take long to prepare or to put together."""
+"""A fourth set of loops whose batches take long to prepare or to put together."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Messages(nn.Module):
         return self.head(x.mean(1))  # type: ignore[no-any-return]
 
 
-@planted("cpu_preprocessing.transform", held_out=True)
+@planted("cpu_preprocessing.transform")
 def parsed_molecules(severity: float) -> Iterator[None]:
     """Two workers parse molecules and look for the shortest ways, for a graph network."""
     model = Messages(48)
@@ -217,7 +217,7 @@ class Filler(nn.Module):
         return self.head(x.transpose(1, 2)[hidden])  # type: ignore[no-any-return]
 
 
-@planted("cpu_preprocessing.collate", held_out=True)
+@planted("cpu_preprocessing.collate")
 def whole_word_mask(severity: float) -> Iterator[None]:
     """The collate function masks whole words for a language model, token by token."""
     model = Filler()
@@ -242,7 +242,7 @@ def pack(documents: bytes, severity: float, ended: threading.Event) -> None:
         ended.wait(busy * (1 / severity - 1) if severity else 0.02)
 
 
-@planted("cpu_preprocessing.core_starvation", held_out=True)
+@planted("cpu_preprocessing.core_starvation")
 def archiving_threads(severity: float) -> Iterator[None]:
     """Threads of the script pack older runs while it trains on the same two cores."""
     torch.manual_seed(215)

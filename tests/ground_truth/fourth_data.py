@@ -1,4 +1,4 @@
-"""Held-out loops whose samples come late: out of a database, an archive, files, new workers."""
+"""A fourth set of loops whose samples come late: a database, an archive, files, new workers."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Shuffled(Sampler[list[int]]):
             yield torch.randint(ROWS, (40,), generator=chance).tolist()
 
 
-@planted("data_loading.storage", held_out=True)
+@planted("data_loading.storage")
 def sqlite_blobs(severity: float) -> Iterator[None]:
     """A worker selects recordings by their number out of a database larger than memory."""
     torch.manual_seed(203)
@@ -162,7 +162,7 @@ class Shards(IterableDataset[Pair]):
                 yield x, torch.tensor(int(member.name.rpartition(".")[2]))
 
 
-@planted("data_loading.network", held_out=True)
+@planted("data_loading.network")
 def streamed_shards(severity: float) -> Iterator[None]:
     """A worker unpacks archives while they come from a mirror at 3 MB/s."""
     content, pipe = shard(), subprocess.PIPE
@@ -228,7 +228,7 @@ class Motion(nn.Module):
         return self.head(self.layers(x.transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
 
 
-@planted("data_loading.small_files", held_out=True)
+@planted("data_loading.small_files")
 def joint_files(severity: float) -> Iterator[None]:
     """No DataLoader: the loop opens a file of 64 bytes for every joint of every take."""
     model = Motion()
@@ -273,7 +273,7 @@ class ReadLexicon:
         worker.dataset.words = pickle.loads(self.path.read_bytes())  # type: ignore[attr-defined]
 
 
-@planted("data_loading.worker_startup", held_out=True, period=16)
+@planted("data_loading.worker_startup", period=16)
 def lexicon_per_epoch(severity: float) -> Iterator[None]:
     """Streams of 16 batches, for each of which two new workers load a lexicon."""
     loader = DataLoader(

@@ -1,4 +1,4 @@
-"""Held-out loops that are held back by the model, its loss, its update or the other rank."""
+"""A fourth set of loops, held back by the model, its loss, its update or the other rank."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ground_truth.parts import (
 )
 
 
-@planted("compute.arithmetic", held_out=True)
+@planted("compute.arithmetic")
 def gan_upsampler(severity: float) -> Iterator[None]:
     """An adversarial pair whose generator has a wide transposed convolution in its middle."""
     torch.manual_seed(220)
@@ -97,7 +97,7 @@ def private_gradients(
     return total
 
 
-@planted("compute.launch", held_out=True)
+@planted("compute.launch")
 def private_samples(severity: float) -> Iterator[None]:
     """Differentially private: the gradient of one sample after the other, by `torch.func`."""
     torch.manual_seed(221)
@@ -146,7 +146,7 @@ class Lamb(torch.optim.Optimizer):
         p.sub_(lr * p.norm() / (change.norm() + 1e-6) * change)
 
 
-@planted("compute.optimizer", held_out=True)
+@planted("compute.optimizer")
 def written_lamb(severity: float) -> Iterator[None]:
     """An LSTM whose optimizer is a class of the script, a new array for every operation."""
     torch.manual_seed(222)
@@ -175,7 +175,7 @@ def squared_distances(a: Tensor, b: Tensor, broadcast: int) -> Tensor:
     return torch.cat([apart.pow(2).sum(-1), near + b.square().sum(1)])
 
 
-@planted("memory.bandwidth", held_out=True)
+@planted("memory.bandwidth")
 def broadcast_distances(severity: float) -> Iterator[None]:
     """Two views are compared by the differences of all their rows, an array of 8 MB."""
     torch.manual_seed(223)
@@ -253,7 +253,7 @@ def other_half(store: str, severity: float) -> None:
         pass
 
 
-@planted("communication.collective", held_out=True)
+@planted("communication.collective")
 def cut_layers(severity: float) -> Iterator[None]:
     """Every layer is cut in two: the ranks add up its results, forwards and backwards."""
     with TemporaryDirectory() as place:
