@@ -162,12 +162,12 @@ class Walkers:
 
 @healthy(held_out=True)
 def tensor_walkers(severity: float) -> Iterator[None]:
-    """Proximal policy optimisation: environments of tensors, then eight updates a step."""
+    """Proximal policy optimisation: environments of tensors, then twelve updates a step."""
     torch.manual_seed(355)
     actor = nn.Sequential(nn.Linear(24, 320), nn.Tanh(), nn.Linear(320, 320), nn.Tanh())
     actor.append(nn.Linear(320, 6))
     optimizer = torch.optim.SGD(actor.parameters(), lr=1e-3, foreach=True)
-    walkers = Walkers(192)
+    walkers = Walkers(128)
     kept: list[Tensor] = []
     while True:
         if severity or not kept:
@@ -182,7 +182,7 @@ def tensor_walkers(severity: float) -> Iterator[None]:
             kept = [torch.cat(part) for part in (states, actions, rewards, chances)]
         seen, done, gained, before = kept
         advantage = (gained - gained.mean()) / gained.std()
-        for _ in range(8):
+        for _ in range(12):
             odds = actor(seen).log_softmax(1).gather(1, done[:, None])[:, 0]
             ratio = (odds - before).exp()
             clipped = ratio.clamp(0.8, 1.2)
