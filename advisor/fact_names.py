@@ -50,6 +50,10 @@ FACTS: dict[str, FactName] = {
     "fetch.storage_bytes": FactName("bytes", "bytes per batch that came from the device"),
     "fetch.bytes_per_read": FactName("bytes", "mean size of a read call"),
     "fetch.major_faults": FactName("count", "page faults per batch that had to read storage"),
+    "fetch.copied_bytes": FactName(
+        "bytes", "bytes per batch that a forked worker copied of memory it shared with its parent"
+    ),
+    "fetch.grown_bytes": FactName("bytes", "bytes per batch by which a worker's memory grows"),
     "fetch.helper_cpu_share": FactName("share", "processor time of helper threads over fetch time"),
     "cpu.usable_cores": FactName("cores", "cores granted by affinity and cgroup quota"),
     "cpu.demand_cores": FactName("cores", "cores' worth of processor time this job uses"),

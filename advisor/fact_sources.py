@@ -31,6 +31,8 @@ _BY_NAME = {
     "data_loading.host_to_device": _DEVICE,
     "env.omp_num_threads": "set OMP_NUM_THREADS; unset, PyTorch uses every core",
     "fetch.bytes_per_read": _IO,
+    "fetch.copied_bytes": "use loader workers: num_workers=1 or more",
+    "fetch.grown_bytes": "use loader workers: num_workers=1 or more",
     "fetch.helper_cpu_share": "use loader workers: num_workers=1 or more",
     "fetch.read_amplification": _IO,
     "fetch.read_bytes": _IO,

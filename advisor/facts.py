@@ -12,7 +12,14 @@ from stepscope.advisor import ceilings
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.config_facts import environment_facts, set_up_facts
 from stepscope.advisor.fact_names import fact_name
-from stepscope.advisor.fetch import fetch_totals, training_loader
+from stepscope.advisor.fetch import (
+    GROWTH,
+    HOST_MEMORY,
+    PAGE_BYTES,
+    fetch_totals,
+    new_pages,
+    training_loader,
+)
 from stepscope.advisor.knowledge import Draft, Value
 from stepscope.advisor.measure import Measurement, quantile
 from stepscope.advisor.operators import category, of_model
@@ -158,6 +165,10 @@ def _fetching(facts: Draft, loader: Loader, measurement: Measurement) -> None:
         blocked = t.wall_ns - t.cpu_ns - t.run_delay_ns
         facts["fetch.blocked_share"] = max(0, blocked) / t.wall_ns
     facts["fetch.major_faults"] = t.major_faults / t.batches
+    if loader.start_method is not None:
+        faulted = t.minor_faults * PAGE_BYTES / t.batches
+        facts["fetch.copied_bytes"] = faulted * new_pages(t).get(HOST_MEMORY, 0.0)
+        facts["fetch.grown_bytes"] = faulted * new_pages(t).get(GROWTH, 0.0)
     facts["fetch.opens"] = t.opens / t.batches
     if t.read_bytes is not None and t.storage_bytes is not None:
         facts["fetch.read_bytes"] = t.read_bytes / t.batches

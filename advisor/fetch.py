@@ -10,6 +10,7 @@ from stepscope.profiler.format import Calibration, FetchTotals, Loader, Profile
 TRANSFORM, COLLATE = "cpu_preprocessing.transform", "cpu_preprocessing.collate"
 STORAGE, NETWORK = "data_loading.storage", "data_loading.network"
 SMALL_FILES = "data_loading.small_files"
+HOST_MEMORY, GROWTH = "memory.host", "memory.growth"
 
 HANDOVER_SYSTEM_SHARE = 0.4
 """A collate function that spends more than this part of its processor time in the kernel is
@@ -25,7 +26,10 @@ SLEEPS = {
 }
 """What a sleeping thread waits for, by the state it was seen in. A lock, a pipe, a child process
 or an unknown sleep is work if processor time was used meanwhile on the fetcher's behalf."""
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
+_MOSTLY = 0.5
+"""Part of the page faults that must be copies of the parent's pages to say that they are it: where
+other processes let go of a page it looks the same. Growth: what is given back comes anew."""
 _MIN_LOOKS = 5
 _OPENS = 0.25
 """A line that was seen opening files in this part of the looks at it is about that."""
@@ -132,7 +136,12 @@ def _sample_times(
     parts = _waits(loader, t, TRANSFORM if helping > _HELPED * blocked else _unexplained_wait(t))
     waits = {cause: (blocked - opening) * part for cause, part in parts.items()}
     waits[SMALL_FILES] = waits.get(SMALL_FILES, 0.0) + opening
-    spent = {TRANSFORM: cpu - opening_cpu - reading_cpu, SMALL_FILES: opening_cpu}
+    left = cpu - opening_cpu - reading_cpu
+    spent = {SMALL_FILES: opening_cpu}
+    for cause, part in new_pages(t).items():  # it is for them that the kernel works
+        spent[cause] = min(part * _kernel_ns(t), left)
+        left -= spent[cause]
+    spent[TRANSFORM] = left
     if t.major_faults or (t.read_bytes or 0) > READS_FROM_FILES * t.batches:
         spent[STORAGE] = reading_cpu
     elif waits.get(NETWORK, 0.0) > cpu:  # receiving is not counted as reading
@@ -198,13 +207,24 @@ def _add_collate(cpu: dict[str, float], blocked: dict[str, float], t: FetchTotal
     blocked[cause] = blocked.get(cause, 0.0) + max(0.0, float(waited))
 
 
+def new_pages(t: FetchTotals) -> dict[str, float]:
+    """Parts of the page faults by cause: copies of the parent's pages, growth; only if most are."""
+    pages = {HOST_MEMORY: t.copied_pages, GROWTH: t.grown_pages}
+    return {c: n / t.faults_examined for c, n in pages.items() if n > _MOSTLY * t.faults_examined}
+
+
+def _kernel_ns(t: FetchTotals) -> int:
+    """Kernel time of getting samples; that of collating is coarse, but no more than it used."""
+    collating = min(t.collate_system_cpu_ns, t.collate_cpu_ns)
+    return max(0, t.system_cpu_ns - collating - t.open_cpu_ns)
+
+
 def _input_cpu(t: FetchTotals, calibration: Calibration | None) -> float:
     """Kernel time of getting samples: all but that of fresh memory, at this machine's price."""
-    kernel = max(0, t.system_cpu_ns - t.collate_system_cpu_ns - t.open_cpu_ns)
     if calibration is None or not calibration.fresh_bytes_per_s:
         return 0.0
-    fresh = 1e9 * _PAGE_BYTES * t.minor_faults / calibration.fresh_bytes_per_s
-    return max(0.0, kernel - fresh)
+    fresh = 1e9 * PAGE_BYTES * t.minor_faults / calibration.fresh_bytes_per_s
+    return max(0.0, _kernel_ns(t) - fresh)
 
 
 def _waits(loader: Loader, t: FetchTotals, unclear: str) -> dict[str, float]:

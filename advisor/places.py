@@ -12,6 +12,7 @@ from stepscope.advisor.fetch import (
     STORAGE,
     TRANSFORM,
     fetch_totals,
+    new_pages,
     training_loader,
 )
 from stepscope.advisor.stages import STARVATION
@@ -60,6 +61,8 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
     loader = training_loader(profile)
     for site in loader.sites if loader else []:
         by_cause.setdefault(_fetch_cause(site), []).append(site)
+    for cause in new_pages(fetch_totals(loader)) if loader else ():
+        by_cause[cause] = by_cause.get(TRANSFORM, [])  # pages come in the midst of working
     of_phase = {**_MAIN, "communication": collectives_cause(profile)}
     writing, reading = writing_cause(profile), reading_cause(profile)
     unlocked = of_unlocked_place(profile.sites)

@@ -234,7 +234,8 @@ class Sources:
         if looks < _MIN_LOOKS or self.fetch is None or not self.workers:
             return 1.0
         taking = sum(site.samples for site in sleeps if site.state == "socket") / looks
-        busy = self.fetch.elapsed * self.whole.steps / (self.workers * self.whole.wall)
+        there = self.whole.wall - self.whole.phases.get("worker_startup", 0.0)
+        busy = self.fetch.elapsed * self.whole.steps / max(1e-12, self.workers * there)
         return 1.0 - taking * (1.0 - min(1.0, busy))
 
     # Stages -------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from stepscope.profiler import clock, opens
 from stepscope.profiler.handover import Packing
+from stepscope.profiler.newpages import WorkerMemory
 from stepscope.profiler.ring import BatchRecord, RingWriter
 from stepscope.profiler.sitefile import SiteFile
 from stepscope.profiler.stacks import Fetch, Sites, StackSampler, under_way
@@ -36,6 +37,10 @@ _NOT_ASKED = (3, 5, 4)
 """So many in turn are not: of different length, so that no period of the data fits."""
 _UNTOLD = (-1,) * 10
 """The part of a `BatchRecord` that only the kernel tells."""
+_LEAST_FAULT_NS = 1000
+_WORTH_A_LOOK = 0.02
+"""Part of the fetching that page faults must take for somebody to ask what they are."""
+_EVERY_S = 1.0
 
 
 class _Moment(NamedTuple):
@@ -283,7 +288,8 @@ def timed_worker_loop(module: str, directory: str, prefix: str, *args: Any) -> N
     original itself cannot be pickled while it is replaced. Whatever goes wrong here, the worker
     works untimed.
     """
-    report = _WorkerReport(Path(directory), prefix)
+    memory = WorkerMemory(forked=module in _originals)
+    report = _WorkerReport(Path(directory), prefix, memory)
     with suppress(Exception):
         if threading.current_thread() is threading.main_thread():  # not a worker that is a thread
             report.install()
@@ -298,7 +304,7 @@ def timed_worker_loop(module: str, directory: str, prefix: str, *args: Any) -> N
 class _WorkerReport:
     """What one worker process tells of its fetches: a ring of records, and where it was seen."""
 
-    def __init__(self, directory: Path, prefix: str) -> None:
+    def __init__(self, directory: Path, prefix: str, memory: WorkerMemory) -> None:
         self._path = directory / f"{prefix}-{os.getpid()}.ring"
         self._sites = Sites()
         self._file = SiteFile(self._path.with_suffix(".sites"), self._sites)
@@ -306,6 +312,8 @@ class _WorkerReport:
         self._sampler: StackSampler | None = None
         self._timer: FetchTimer | None = None
         self._turnstile: Turnstile | None = None
+        self._memory = memory
+        self._examined_at = time.monotonic()
 
     def install(self) -> None:
         """Time the fetchers that this process makes from now on."""
@@ -343,9 +351,21 @@ class _WorkerReport:
         if self._turnstile is not None:  # outermost: waiting for one's turn is no fetching
             fetcher.fetch = self._turnstile.guard(fetcher.fetch)
 
+    def _examine_faults(self) -> None:
+        """Find out what the page faults brought, if there are enough of them to matter."""
+        ring = self._ring
+        self._examined_at = time.monotonic()
+        if ring is not None and ring.faults * _LEAST_FAULT_NS > _WORTH_A_LOOK * ring.wall_ns:
+            pages = self._memory.new_pages()
+            if pages is not None:
+                ring.examined(pages)
+
     def _tick(self) -> None:
         try:
             self._file.tick()
+            self._memory.look()
+            if time.monotonic() - self._examined_at >= _EVERY_S:
+                self._examine_faults()
         except FileNotFoundError:  # the recording is over, and this worker lives on
             if self._timer is not None and self._sampler is not None:
                 self._timer.close()
@@ -355,5 +375,6 @@ class _WorkerReport:
         """Write what is left."""
         if self._sampler is not None:
             self._sampler.stop()
+            self._examine_faults()
             if self._sites.samples:
                 self._file.write()

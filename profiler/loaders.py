@@ -18,6 +18,7 @@ import psutil
 from stepscope.profiler import sitefile
 from stepscope.profiler.columns import SampledRows
 from stepscope.profiler.format import Batches, FetchTotals, Loader, Worker
+from stepscope.profiler.newpages import NewPages
 from stepscope.profiler.ring import BatchRecord, RingReader
 from stepscope.profiler.stacks import Key, Sites
 
@@ -94,6 +95,14 @@ class LoaderLog:
                 self.sites.add(key, new)
                 worker.samples += new
 
+    def add_pages(self, worker_id: int, pid: int, faults: int, new: NewPages) -> None:
+        """What so many page faults of a worker have brought."""
+        if faults > 0:
+            totals = self.worker(worker_id, pid).totals
+            totals.faults_examined += faults
+            totals.copied_pages += new.copied
+            totals.grown_pages += new.grown
+
     def worker(self, worker_id: int, pid: int) -> Worker:
         """The account of one worker process."""
         key = (worker_id, pid)
@@ -148,6 +157,7 @@ class RingFolder:
             log = logs[int(file.name.partition("-")[0])]
             finished = not psutil.pid_exists(reader.pid)
             log.add(reader.worker_id, reader.pid, *reader.drain())
+            log.add_pages(reader.worker_id, reader.pid, *reader.examined())
             if reader.lost:
                 log.worker(reader.worker_id, reader.pid).lost += reader.lost
                 reader.lost = 0

@@ -13,10 +13,16 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from stepscope.profiler.newpages import NewPages
+
 _MAGIC = b"stepscop"
-_HEADER = struct.Struct("<8sqqqq")  # magic, pid, worker id, capacity, records written
+_HEADER = struct.Struct("<8sqqqqqqq")
+"""Magic, process id, worker id, capacity, `_PAGES`, records written."""
+_PAGES = struct.Struct("<qqq")
+"""Page faults examined, pages copied and pages grown among them."""
 _WRITTEN = struct.Struct("<q")
 _WRITTEN_AT = _HEADER.size - _WRITTEN.size
+_PAGES_AT = _WRITTEN_AT - _PAGES.size
 _CAPACITY = 2048
 
 
@@ -64,9 +70,10 @@ class RingWriter:
                 # Writing to a map that the full disk cannot back would kill the worker.
                 os.posix_fallocate(file.fileno(), 0, _SIZE)
             self._memory = mmap.mmap(file.fileno(), _SIZE)
-        _HEADER.pack_into(self._memory, 0, b"", os.getpid(), worker_id, _CAPACITY, 0)
+        _HEADER.pack_into(self._memory, 0, b"", os.getpid(), worker_id, _CAPACITY, 0, 0, 0, 0)
         self._memory[: len(_MAGIC)] = _MAGIC  # last: it says that the rest is there
         self._written = 0
+        self.wall_ns = self._asked_ns = self._faults = 0
 
     def append(self, record: BatchRecord) -> None:
         """Add one record; it becomes visible only when it is complete."""
@@ -74,6 +81,21 @@ class RingWriter:
         _RECORD.pack_into(self._memory, _HEADER.size + slot * _RECORD.size, *record)
         self._written += 1
         _WRITTEN.pack_into(self._memory, _WRITTEN_AT, self._written)
+        self.wall_ns += record.wall_ns
+        if record.minor_faults >= 0:
+            self._asked_ns += record.wall_ns
+            self._faults += record.minor_faults
+
+    @property
+    def faults(self) -> int:
+        """Minor page faults of all fetches; those that were asked about stand for the others."""
+        return self._faults * self.wall_ns // self._asked_ns if self._asked_ns else 0
+
+    def examined(self, pages: NewPages) -> None:
+        """Tell what the page faults so far have brought."""
+        faults = self.faults
+        new = (min(count, faults) for count in pages)
+        _PAGES.pack_into(self._memory, _PAGES_AT, faults, *new)
 
 
 class RingReader:
@@ -87,10 +109,11 @@ class RingReader:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             self._memory = mmap.mmap(file.fileno(), _SIZE, access=mmap.ACCESS_READ)
-        magic, self.pid, self.worker_id, _, _ = _HEADER.unpack_from(self._memory, 0)
+        magic, self.pid, self.worker_id, *_ = _HEADER.unpack_from(self._memory, 0)
         if magic != _MAGIC:
             raise ValueError(f"{path} is not ready")
         self._read = 0
+        self._examined = 0, 0, 0
         self.lost = 0
 
     def drain(self) -> list[BatchRecord]:
@@ -110,6 +133,13 @@ class RingReader:
         self.lost += oldest - self._read + torn
         self._read = written
         return records[torn:]
+
+    def examined(self) -> tuple[int, NewPages]:
+        """Page faults that were examined since the last call, and what they brought."""
+        before = self._examined
+        self._examined = _PAGES.unpack_from(self._memory, _PAGES_AT)
+        faults, *new = (b - a for a, b in zip(before, self._examined, strict=True))
+        return faults, NewPages(*new)
 
     def close(self) -> None:
         """Give the mapping back."""

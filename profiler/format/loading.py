@@ -57,6 +57,13 @@ class FetchTotals(Struct, kw_only=True, omit_defaults=True):
     read_calls: int | None = None
     major_faults: int = 0
     minor_faults: int = 0
+    faults_examined: int = 0
+    """How many of them it is known of what they brought; 0 where they are too few to matter."""
+    copied_pages: int = 0
+    """Of those: a page that the worker had shared with its parent, until it wrote to it (looked at
+    it, if it holds a Python object)."""
+    grown_pages: int = 0
+    """Of those: a page more than before."""
     opens: int = 0
     """Calls from Python that open, stat or list files."""
     open_ns: int = 0

@@ -31,13 +31,14 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     single = dataloader._SingleProcessDataLoaderIter
     patches.replace(multi, "__init__", probe.time_start)
     patches.replace(multi, "_reset", probe.note_epoch)
+    patches.replace(multi, "_shutdown_workers", probe.time_end)
     patches.replace(single, "__init__", probe.time_inline)
     patches.replace(dataloader._BaseDataLoaderIter, "__next__", probe.time_wait)
     stateful = sys.modules.get(_STATEFUL)
     if stateful is not None:
-        patches.replace(
-            stateful._StatefulMultiProcessingDataLoaderIter, "__init__", probe.time_start
-        )
+        multi = stateful._StatefulMultiProcessingDataLoaderIter
+        patches.replace(multi, "__init__", probe.time_start)
+        patches.replace(multi, "_shutdown_workers", probe.time_end)
         patches.replace(
             stateful._StatefulSingleProcessDataLoaderIter, "__init__", probe.time_inline
         )
@@ -101,6 +102,22 @@ class _LoaderProbe:
                 return original(iterator, loader, *args, **kwargs)
 
         return init
+
+    def time_end(self, original: Function) -> Function:
+        """Wrap the waiting for workers to exit: those that stay need neither start nor end."""
+        recorder = self._recorder
+
+        @functools.wraps(original)
+        def shut_down(iterator: Any) -> None:
+            if recorder.thread != get_ident():
+                return original(iterator)  # type: ignore[no-any-return]
+            previous = recorder.enter(self._startup)
+            try:
+                return original(iterator)  # type: ignore[no-any-return]
+            finally:
+                recorder.leave(previous)
+
+        return shut_down
 
     def note_epoch(self, original: Function) -> Function:
         """Count the epochs of persistent workers, whose iterator is reset, not made."""

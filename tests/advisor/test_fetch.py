@@ -18,6 +18,7 @@ from stepscope.profiler.format import Calibration, FetchTotals, Loader, Site, Wo
 TRANSFORM, COLLATE = "cpu_preprocessing.transform", "cpu_preprocessing.collate"
 HANDOVER, STORAGE = "cpu_preprocessing.handover", "data_loading.storage"
 NETWORK, SMALL_FILES = "data_loading.network", "data_loading.small_files"
+HOST, GROWTH = "memory.host", "memory.growth"
 
 
 def a_fetcher(*sites: Site, **per_batch: float) -> Loader:
@@ -198,7 +199,15 @@ def test_opening_takes_no_more_than_there_is() -> None:
         # 1000 fresh pages at 4 GB/s take 1 ms of it: that is memory for the samples
         ({"system_cpu": 5.0, "read_bytes": 18e6, "minor_faults": 1e6 / 1024}, 4.0),
         ({"system_cpu": 1.0, "read_bytes": 18e6, "minor_faults": 1e6}, 0.0),
-        ({"system_cpu": 5.0, "read_bytes": 18e6, "collate_system_cpu": 4.0}, 1.0),
+        (
+            {
+                "system_cpu": 5.0,
+                "read_bytes": 18e6,
+                "collate_cpu": 4.0,
+                "collate_system_cpu": 4.0,
+            },
+            1.0,
+        ),
         ({"system_cpu": 5.0, "read_bytes": 18e6, "open": 4.5, "open_cpu": 4.5}, 0.5),
         ({"system_cpu": 5.0}, 0.0),
         # of a mapped file every page is the kernel's work
@@ -225,6 +234,26 @@ def test_what_the_kernel_does_while_the_network_is_waited_for_is_receiving() -> 
     found = composed(loader, replace(CALIBRATION, fresh_bytes_per_s=4e9))
 
     assert found.cpu[NETWORK] == pytest.approx(0.004)
+
+
+@pytest.mark.parametrize(
+    ("copied", "grown", "memory"),
+    [(160, 8, {HOST: 8.0}), (40, 120, {GROWTH: 6.0}), (100, 100, {}), (0, 0, {})],
+)
+def test_the_kernel_works_for_the_pages_that_the_faults_brought(
+    copied: int, grown: int, memory: dict[str, float]
+) -> None:
+    """12 ms in the kernel, 2 of them for collating: its clock said 5, though it used but 2."""
+    loader = a_fetcher(
+        wall=20.0, cpu=20.0, system_cpu=12.0, collate=2.0, collate_cpu=2.0, collate_system_cpu=5.0
+    )
+    totals = loader.workers[0].totals
+    totals.minor_faults = totals.faults_examined = 200
+    totals.copied_pages, totals.grown_pages = copied, grown
+    found = composed(loader)
+
+    preparing = {TRANSFORM: 18.0 - sum(memory.values())}
+    assert ms(found.cpu) == {**memory, **preparing, HANDOVER: 2.0}
 
 
 @pytest.mark.parametrize(("excess", "cause"), [(0.01, HANDOVER), (-0.01, COLLATE)])

@@ -217,6 +217,20 @@ def test_the_start_of_workers_is_no_waiting_for_data(tmp_path: Path) -> None:
     assert first.phases["worker_startup"][1] == 0
 
 
+def test_the_end_of_workers_is_no_waiting_for_data(tmp_path: Path) -> None:
+    def body(prof: profile) -> None:
+        for _ in range(2):
+            for _ in DataLoader(Points(8), batch_size=4, num_workers=1):
+                prof.step()
+
+    phases = all_steps(record(tmp_path / "profile.json", body))[1].phases
+    new = [i for i, ns in enumerate(phases["worker_startup"]) if ns]
+
+    # The third step has the end of the first worker in it, and the start of the next.
+    assert new == [0, 2]
+    assert phases["worker_startup"][2] > phases["data_wait"][2]
+
+
 def test_pairs_of_loaders_are_followed(tmp_path: Path) -> None:
     def body(prof: profile) -> None:
         first = DataLoader(Points(8), batch_size=4, num_workers=1)

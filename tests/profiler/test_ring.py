@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stepscope.profiler import ring
+from stepscope.profiler.newpages import NewPages
 from stepscope.profiler.ring import BatchRecord, RingReader, RingWriter
 
 CAPACITY = 2048
@@ -140,3 +141,16 @@ def test_the_reader_survives_the_writer_and_the_file(tmp_path: Path) -> None:
     (tmp_path / "0-0-1.ring").unlink()
     writer.append(numbered(2))
     assert reader.drain() == [numbered(1), numbered(2)]
+
+
+def test_new_pages_are_told_once_and_are_no_more_than_the_faults(tmp_path: Path) -> None:
+    writer, reader = pair(tmp_path)
+    writer.append(numbered(10))
+    writer.examined(NewPages(copied=7, grown=2))
+    first = reader.examined()
+    writer.append(numbered(5))
+    writer.examined(NewPages(copied=40, grown=2))
+
+    assert first == (10, (7, 2))
+    assert reader.examined() == (5, (8, 0))
+    assert reader.examined() == (0, (0, 0))
