@@ -236,7 +236,7 @@ class Recorder:
         if self.trial:
             self.restart_step()
             return
-        now, reading = self._close_step()
+        reading = self._close_step()
         self.step_index += 1
         if self.step_index == self.warmup_steps:
             self.sites.clear()  # warm-up is kept apart here too
@@ -247,8 +247,11 @@ class Recorder:
             used_time |= callback()
         if used_time:
             self.restart_step()
-        elif reading is not None:
-            self._begin_row(now, reading)
+            return
+        # What the boundary itself has cost is no part of any step.
+        self.last_ns = self._step_started_ns = time.perf_counter_ns()
+        if reading is not None:
+            self._begin_row(self.last_ns, reading)
         else:
             self._fresh_reading = False
 
@@ -256,8 +259,8 @@ class Recorder:
         for look in self.on_look:
             look()
 
-    def _close_step(self, *, close_row: bool = False) -> tuple[int, Reading | None]:
-        """Keep the running step; returns its end, and what was read there if that ends a row."""
+    def _close_step(self, *, close_row: bool = False) -> Reading | None:
+        """Keep the running step; returns what was read there if that ends a row."""
         now = time.perf_counter_ns()
         self.spent[self.current] += now - self.last_ns
         self.last_ns = now
@@ -272,9 +275,9 @@ class Recorder:
         if close_row or single or aside or now - self._row_started_ns >= _ROW_NS:
             reading = self._read()
             self._store(now, reading)
-            return now, reading
+            return reading
         self._finished = self.spent[:], self.counted[:]
-        return now, None
+        return None
 
     def discard(self) -> None:
         """Begin anew with step 0, now: what was recorded so far belongs to no step."""

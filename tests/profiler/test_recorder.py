@@ -51,6 +51,16 @@ def test_phases_are_exclusive_and_sum_to_the_wall_time(recorder: Recorder) -> No
         assert steps.phases["outer"][row] + steps.phases["inner"][row] <= steps.wall_ns[row]
 
 
+def test_what_happens_at_a_boundary_belongs_to_no_step(recorder: Recorder) -> None:
+    recorder.on_step.append(lambda: bool(time.sleep(0.02)))
+    for _ in range(3):
+        recorder.end_step()
+    steps = recorder.steps("steady")
+
+    assert_exclusive(steps)
+    assert sum(steps.wall_ns) < 20 * MS
+
+
 def test_any_sequence_of_phases_sums_exactly(recorder: Recorder) -> None:
     chance = random.Random(3)
     names = ["a", "b", "validation", "checkpoint", "c"]
