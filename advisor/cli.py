@@ -18,6 +18,7 @@ from stepscope.advisor.command import (
     with_rules,
     write,
 )
+from stepscope.advisor.export_cli import export
 from stepscope.advisor.rules_cli import rules
 from stepscope.advisor.run import run
 from stepscope.advisor.watch import watch
@@ -58,6 +59,7 @@ def cli() -> None:
     advise watch profile.json        follow a run while it goes on
     advise demo                      record and judge a small bundled training loop
     advise what-if profile.json sy-workers fp-amp      what these gain together
+    advise export profile.json --to perfetto           for other tools: timelines, tables
     advise rules list                the rules and methods that advice comes from
 
     Record a profile with `with profile("profile.json") as prof:` around the loop and
@@ -205,6 +207,7 @@ def what_if_command(
     print_together(together, Console())
 
 
+cli.add_command(export)
 cli.add_command(run)
 cli.add_command(rules)
 cli.add_command(watch)

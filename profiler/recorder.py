@@ -362,6 +362,7 @@ class Recorder:
         )
         row = [
             self._row_first,
+            max(0, self._row_started_ns - self.started_ns),
             self._row_steps,
             self._row_wall,
             self._row_wall_max,

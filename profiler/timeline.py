@@ -7,7 +7,7 @@ import threading
 from stepscope.profiler.columns import GROWTH, LogHistogram, SummedRows
 from stepscope.profiler.format import STEP_COLUMNS, Histogram, Steps
 
-FIXED = ("first", *STEP_COLUMNS)
+FIXED = ("first", "start_ns", *STEP_COLUMNS)
 """Columns of every table; those of phases and then of counters follow."""
 
 
@@ -79,7 +79,7 @@ class Timeline:
 
 
 def _step_table() -> SummedRows:
-    return SummedRows(FIXED, maxima=("wall_max_ns",), firsts=("first",))
+    return SummedRows(FIXED, maxima=("wall_max_ns",), firsts=("first", "start_ns"))
 
 
 def _prefixed(columns: dict[str, list[int]], prefix: str) -> dict[str, list[int]]:

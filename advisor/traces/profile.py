@@ -134,6 +134,7 @@ def _steps(trace: Analysed) -> Steps:
         count=[1] * len(phases),
         wall_ns=[sum(step[name] for name in names) for step in phases],
         wall_max_ns=[sum(step[name] for name in names) for step in phases],
+        start_ns=trace.times[:-1],
         phases={name: [step[name] for step in phases] for name in names},
         calls={"syncs": trace.sums.syncs},
     )

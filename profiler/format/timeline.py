@@ -42,6 +42,8 @@ class Steps(Struct, kw_only=True):
     count: list[int]
     wall_ns: list[int]
     wall_max_ns: list[int]
+    start_ns: list[int] | None = None
+    """When the row's first step began, since the start of the run."""
     cpu_ns: list[int] | None = None
     """Processor time of the training thread."""
     process_cpu_ns: list[int] | None = None
@@ -61,6 +63,7 @@ class Steps(Struct, kw_only=True):
         """Reject a table whose columns differ in length, naming the column."""
         rows = len(self.first)
         columns: dict[str, list[int] | None] = {name: getattr(self, name) for name in STEP_COLUMNS}
+        columns["start_ns"] = self.start_ns
         columns |= {f"phases.{name}": column for name, column in self.phases.items()}
         columns |= {f"calls.{name}": column for name, column in self.calls.items()}
         same_length("first", rows, columns)
