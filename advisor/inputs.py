@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stepscope.profiler.format import Profile
@@ -26,15 +28,26 @@ def load_input(path: Path, engine: str = "processes") -> Profile:
     folder = path.is_dir() and bool(traces_in(path))
     if not folder and not is_trace(path):
         return load(path)
-    try:
+    with needs_traces(path):
         from stepscope.advisor.traces.engines import load_ranks  # noqa: PLC0415  # costs numpy
         from stepscope.advisor.traces.profile import load_trace  # noqa: PLC0415
+    return load_ranks(path, engine) if folder else load_trace(path)
+
+
+@contextmanager
+def needs_traces(path: Path) -> Iterator[None]:
+    """Where modules are imported that read traces.
+
+    Raises:
+        ProfileError: a package that they need is not installed.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise ProfileError(
             f"{path}: reading a trace needs the package {error.name}; "
             "pip install 'stepscope[traces]'"
         ) from None
-    return load_ranks(path, engine) if folder else load_trace(path)
 
 
 def traces_in(folder: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Records of the profile and of the advice as rows of plain values.
 
 A column is a field that holds a number, a text or a truth value, under the field's own name. Of a
-nested record the names are joined by `_`, a list of texts becomes one text, and any other list or
-dictionary is left out: it is a table of its own.
+nested record the names are joined by `_`, a list of texts becomes one text. Any other list or
+dictionary, and a record of such, is left out: it is a table of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from msgspec import Struct, structs
 
 Plain = type[str] | type[int] | type[float] | type[bool]
 Cell = str | int | float | bool | None
+_PLAIN = (str, int, float, bool)
+_FLAT = (*_PLAIN, list[str])
 
 
 class Column(NamedTuple):
@@ -34,16 +36,20 @@ def columns_of(struct: type[Struct]) -> tuple[Column, ...]:
     found: list[Column] = []
     for field in structs.fields(struct):
         kind = _plain(field.type)
-        if kind in (str, int, float, bool):
+        if kind in _PLAIN:
             found.append(Column(field.name, kind, (field.name,)))
         elif kind == list[str]:
             found.append(Column(field.name, str, (field.name,), joined=True))
-        elif isinstance(kind, type) and issubclass(kind, Struct):
+        elif isinstance(kind, type) and issubclass(kind, Struct) and _is_flat(kind):
             found += [
                 Column(f"{field.name}_{c.name}", c.type, (field.name, *c.path), c.joined)
                 for c in columns_of(kind)
             ]
     return tuple(found)
+
+
+def _is_flat(struct: type[Struct]) -> bool:
+    return all(_plain(field.type) in _FLAT for field in structs.fields(struct))
 
 
 def cells_of(record: Struct) -> tuple[Cell, ...]:

@@ -177,6 +177,9 @@ class Reader:
             found = json.loads(document.decode("utf-8", "replace"), strict=False)
         except ValueError:
             return
+        self._keep(found)
+
+    def _keep(self, found: dict[str, Any]) -> None:
         for name in Metadata.__struct_fields__:
             key = _METADATA_KEYS[name]
             if key in found:
@@ -220,8 +223,8 @@ class Reader:
                 return events, text[position:].encode("utf-8", "surrogateescape")
             try:
                 value, position = decoder.raw_decode(text, position)
-                if isinstance(value, dict) and value.get("ph") in _PHASES:
-                    events.append(msgspec.convert(value, AnyEvent, strict=False))
+                if isinstance(value, dict) and (event := self._taken(value)) is not None:
+                    events.append(event)
             except msgspec.ValidationError:
                 self.lost += 1
             except ValueError:
@@ -230,6 +233,11 @@ class Reader:
                     return events, text[position:].encode("utf-8", "surrogateescape")
                 self.lost += 1
                 position = following
+
+    def _taken(self, value: dict[str, Any]) -> AnyEvent | None:
+        """An event that was read by itself; None if it is of no interest."""
+        known = value.get("ph") in _PHASES
+        return msgspec.convert(value, AnyEvent, strict=False) if known else None
 
     def _following(self, text: str, position: int) -> int | None:
         """Where the event after an unreadable one begins; None if it is not there yet."""
