@@ -56,7 +56,8 @@ def lanes_of(path: Path) -> dict[tuple[Track, float, float], int]:
 
 def _lanes(start: Any, length: Any) -> dict[int, int]:
     """Those that do not fit into the first lane, by their place in the columns."""
-    begin = np.rint(start * 1000)  # as integers, so that neighbours meet exactly
+    # As whole nanoseconds since the first, so that neighbours meet exactly.
+    begin = np.rint((start - start.min()) * 1000)
     end = begin + np.rint(length * 1000)
     order = np.lexsort((-end, begin))
     reach = np.maximum.accumulate(end[order])

@@ -90,6 +90,11 @@ def _is_collective(cat: str, name: str) -> bool:
     return KINDS.get(cat) == Kind.KERNEL and category(name) == "collective"
 
 
+@lru_cache(maxsize=1 << 16)
+def _takes_a_batch(name: str) -> bool:
+    return role_of(name, Kind.ANNOTATION) == Role.DATA
+
+
 class Repairs:
     """Makes a trace readable to that parser; events stay, and some are added.
 
@@ -134,19 +139,19 @@ class Repairs:
         if event["cat"] == _REPEATED:
             self._repeated(event)
         elif kind in (Kind.OPERATOR, Kind.ANNOTATION):
-            self._host(event)
+            self._host(event, kind)
         return None
 
-    def _host(self, event: Event) -> None:
+    def _host(self, event: Event, kind: Kind) -> None:
         name = event["name"]
         if name in _OWN and self._found.collectives:
             event["cat"] = _UNKNOWN
             return
-        takes = role_of(name, Kind.ANNOTATION) == Role.DATA
+        takes = _takes_a_batch(name)
         if takes and not _LOADER.match(name):
             event["name"] = f"enumerate(DataLoader)#{name}.__next__"
         if takes or _AS_OPERATORS.match(name):
-            event["cat"] = _OPERATOR
+            event["cat"] = _OPERATOR if kind == Kind.ANNOTATION else event["cat"]
             self._main = self._main or (event.get("pid"), event["tid"])
 
     def _repeated(self, event: Event) -> None:
