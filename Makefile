@@ -20,6 +20,7 @@ lint: install
 
 docs: install
 	$(BIN)/advise rules docs docs/knowledge
+	$(BIN)/python -m stepscope.advisor.export.tables > docs/tables.md
 
 # The chart library that the report carries: its release, unchanged. tests/advisor/test_html.py
 # knows version and hash.

@@ -8,7 +8,7 @@ from math import floor
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 _TIME = {"type": "number", "minimum": 0}
 _NUMBER = {"type": ["integer", "string"]}

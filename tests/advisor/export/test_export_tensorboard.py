@@ -47,7 +47,7 @@ def test_a_collective_gets_an_operator_around_its_call(tmp_path: Path) -> None:
     kernel = work(NCCL, 9, 200, 80)
     kernel["args"] |= {"External id": 4, "In msg nelems": 1024, "dtype": "Float"}
     call = launch(9, 100) | {"args": {"correlation": 9, "External id": 4}}
-    around = host("record_param_comms", 90, 40, **{"External id": 4})
+    around = host("record_param_comms", 90, 40) | {"args": {"External id": 4}}
     found = repaired(tmp_path, [step(1, 0, 500), around, call, kernel])
     (operator,) = named(found, "nccl:all_reduce")
     assert (operator["ts"], operator["dur"], operator["cat"]) == (100, 5, "cpu_op")
@@ -221,7 +221,7 @@ def test_it_sees_the_loader_again(tmp_path: Path, parsed: Parse) -> None:
             step(i, begin, 1000),
             host("enumerate(DataLoader)#_SingleProcessDataLoaderIter.__next__", begin, 600,
                  "user_annotation"),
-            host("aten::mm", begin + 650, 50, **{"External id": 100 + i}),
+            host("aten::mm", begin + 650, 50) | {"args": {"External id": 100 + i}},
             launch(number, begin + 660) | {
                 "args": {"correlation": number, "External id": 100 + i}
             },
