@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class WholeReader(Reader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(File(path))
+        self.path = path
         self._typed: Any = msgspec.json.Decoder(list[dict[str, Any]])
         self.beside: dict[str, Any] = {}
         """What stands beside the events; all of it is there once they are read."""
@@ -37,7 +39,9 @@ class WholeReader(Reader):
         self.beside |= {key: value for key, value in found.items() if key != "traceEvents"}
 
     def whole_events(self) -> Iterator[list[Event]]:
-        """The events that have a time or need none, with a name, in the order of the file.
+        """The events that have a time or need none, in the order of the file.
+
+        Every one has a name, slices also a category and a length.
 
         Raises:
             TraceError: the file is no Chrome trace.
@@ -49,15 +53,30 @@ class WholeReader(Reader):
         finally:
             self.close()
 
+    def losses(self) -> str | None:
+        """What is not in the copy, in words."""
+        words = [f"{self.lost} events could not be read and are left out"] if self.lost else []
+        words += ["the file ends early"] if self.truncated else []
+        return f"{self.path}: {'; '.join(words)}" if words else None
+
     def _is_usable(self, event: Event) -> bool:
-        event.setdefault("name", "")
+        if type(event.get("name")) is not str:
+            event["name"] = str(event.get("name", ""))
+        for key in ("pid", "tid"):
+            if isinstance(event.get(key), dict | list):
+                event[key] = str(event[key])
         if event.get("ph") == "M":
             return True
-        if not isinstance(event.get("ts"), int | float):
+        if not _is_time(event.get("ts")):
             self.lost += 1
             return False
         if event.get("ph") == "X":
-            event.setdefault("cat", "")
-            if not isinstance(event.get("dur"), int | float):
+            if type(event.get("cat")) is not str:
+                event["cat"] = str(event.get("cat", ""))
+            if not _is_time(event.get("dur")) or event["dur"] < 0:
                 event["dur"] = 0
         return True
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)

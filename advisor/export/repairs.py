@@ -22,8 +22,8 @@ from stepscope.advisor.traces.columns import Columns, integer
 from stepscope.advisor.traces.files import Source as File
 from stepscope.advisor.traces.kernels import category
 from stepscope.advisor.traces.kinds import KINDS, Kind
+from stepscope.advisor.traces.reader import NO_ARGS, Reader
 from stepscope.advisor.traces.reader import Event as Seen
-from stepscope.advisor.traces.reader import Reader
 from stepscope.advisor.traces.roles import Role, role_of
 from stepscope.advisor.traces.steps import Edges, Marks, host_edges
 
@@ -76,9 +76,9 @@ def survey(path: Path) -> Survey:
             for event in events:
                 if type(event) is Seen:
                     of_old |= event.cat == _OF_OLD
-                    if _is_collective(event.cat, event.name) and event.args:
-                        number = integer(event.args.correlation)
-                        collectives.setdefault(number, len(collectives))
+                    if _is_collective(event.cat, event.name):
+                        correlation = integer((event.args or NO_ARGS).correlation)
+                        collectives.setdefault(correlation, len(collectives))
     finally:
         reader.close()
     edges = host_edges(marks)
@@ -187,9 +187,11 @@ class Repairs:
             device = integer(args["device"])
             args["device"] = device if 0 <= device < _MOST_DEVICES else None
         _forget_wrong_operator(work)
-        if not self._found.collectives or not _is_collective(work["cat"], work["name"]):
+        if not _is_collective(work["cat"], work["name"]):
             return None
-        number = self._found.collectives[integer(args.get("correlation"))]
+        number = self._found.collectives.get(integer(args.get("correlation")))
+        if number is None:
+            return None
         _identify(work, number)
         if number in self._paired:
             return None

@@ -69,7 +69,7 @@ class OneOfMany:
 
     def __init__(self, copy: Copy, name: str, tracks: Tracks, base_ns: int | None) -> None:
         self.base_ns = base_ns
-        self._copy = copy
+        self.copy = copy
         self._name = name
         self._tracks = tracks
         self._pids: dict[Any, int] = {}
@@ -80,8 +80,8 @@ class OneOfMany:
         Raises:
             TraceError: it cannot be read.
         """
-        for events in self._copy.events():
-            own = self._copy.reader.metadata.base_ns
+        for events in self.copy.events():
+            own = self.copy.reader.metadata.base_ns
             if self.base_ns is None:
                 self.base_ns = own
             later_us = (own - self.base_ns) / 1000

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stepscope.advisor.command import say
 from stepscope.advisor.export.chrome import TraceWriter, Tracks
 from stepscope.advisor.export.registry import Format
 from stepscope.advisor.export.sources import Source
@@ -26,18 +27,52 @@ from stepscope.profiler.version import version
 
 def _write(sources: Sequence[Source], paths: list[Path]) -> None:
     files = [file for source in sources for file in source.files()]
-    tracks = Tracks()
-    told: dict[str, Any] = {"written by": f"stepscope {version()}"}
-    traces = [file for file in files if is_trace(file)]
     with TraceWriter(paths[0]) as out:
-        for file in files:
-            if file not in traces:
-                profile = load(file)
-                told |= {f"{file.name}, {i}": note for i, note in enumerate(notes_of(profile), 1)}
-                _add(profile, out, tracks)
-        beside = _copy(traces, out, tracks, alone=len(files) == 1)
-        out.add(tracks.named)
-        out.end({"displayTimeUnit": "ms"} | beside | {"otherData": told})
+        alone = len(files) == 1 and is_trace(files[0])
+        beside = _copied(files[0], out) if alone else _side_by_side(files, out)
+        out.end({"displayTimeUnit": "ms"} | beside)
+
+
+def _copied(trace: Path, out: TraceWriter) -> dict[str, Any]:
+    """One trace, with all its numbers; returns what stands beside its events."""
+    with needs_traces(trace):
+        from stepscope.advisor.export.side_by_side import Copy  # noqa: PLC0415  # costs numpy
+    copy = Copy(trace)
+    for events in copy.events():
+        out.add(events)
+    _tell(copy.reader.losses())
+    return copy.reader.beside | {"otherData": _written_by()}
+
+
+def _side_by_side(files: list[Path], out: TraceWriter) -> dict[str, Any]:
+    """Profiles and traces as processes of their own; returns what stands beside the events."""
+    tracks = Tracks()
+    notes: dict[str, str] = {}
+    base_ns: int | None = None
+    for file in files:
+        if not is_trace(file):
+            profile = load(file)
+            notes |= {f"{file.name}, {i}": note for i, note in enumerate(notes_of(profile), 1)}
+            _add(profile, out, tracks)
+            continue
+        with needs_traces(file):
+            from stepscope.advisor.export.side_by_side import Copy, OneOfMany  # noqa: PLC0415
+        one = OneOfMany(Copy(file), stem(file), tracks, base_ns)
+        for events in one.events():
+            out.add(events)
+        base_ns = one.base_ns
+        _tell(one.copy.reader.losses())
+    out.add(tracks.named)
+    return {"otherData": _written_by() | notes}
+
+
+def _tell(losses: str | None) -> None:
+    if losses:
+        say(losses)
+
+
+def _written_by() -> dict[str, str]:
+    return {"written by": f"stepscope {version()}"}
 
 
 def _add(profile: Profile, out: TraceWriter, tracks: Tracks) -> None:
@@ -50,27 +85,11 @@ def _add(profile: Profile, out: TraceWriter, tracks: Tracks) -> None:
     out.add(marks_of(profile, pid, tracks.thread(pid, "events")))
     out.add(counters_of(profile, rows, pid))
     for loader in profile.loaders:
+        if loader.batches is None:
+            continue
         purpose = "" if loader.training else ", validation"
         name = f"{rank}{loader.class_name} of {loader.dataset}{purpose}"
         out.add(batches_of(loader, tracks.process(name), tracks))
-
-
-def _copy(traces: list[Path], out: TraceWriter, tracks: Tracks, *, alone: bool) -> dict[str, Any]:
-    """Traces of torch.profiler; returns what stands beside the events of a single one."""
-    base_ns: int | None = None
-    for trace in traces:
-        with needs_traces(trace):
-            from stepscope.advisor.export.side_by_side import Copy, OneOfMany  # noqa: PLC0415
-        copy = Copy(trace)
-        if alone:
-            for events in copy.events():
-                out.add(events)
-            return copy.reader.beside
-        one = OneOfMany(copy, stem(trace), tracks, base_ns)
-        for events in one.events():
-            out.add(events)
-        base_ns = one.base_ns
-    return {}
 
 
 FORMAT = Format("a timeline for ui.perfetto.dev (Chrome trace)", ".perfetto.json.gz", None, _write)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from stepscope.advisor.command import say
 from stepscope.advisor.export.chrome import TraceWriter, Tracks
 from stepscope.advisor.export.registry import Format
 from stepscope.advisor.export.sources import Source
@@ -80,8 +80,9 @@ def _copy(file: Path, out: TraceWriter) -> None:
     for events in reader.whole_events():
         out.add(repairs.repaired(events))
     out.add(repairs.rest())
-    told: dict[str, Any] = {"version": version(), "events left out": reader.lost}
-    out.end(reader.beside | {"stepscope": told})
+    out.end(reader.beside | {"stepscope": {"version": version()}})
+    if losses := reader.losses():
+        say(losses)
 
 
 FORMAT = Format("a log folder for TensorBoard's PyTorch Profiler", ".tensorboard", _names, _write)

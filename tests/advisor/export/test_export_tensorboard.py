@@ -115,6 +115,8 @@ def test_what_would_stop_the_parser_is_mended(tmp_path: Path) -> None:
         host("named thread", 2, 1) | {"tid": "main"},
         host("no arguments", 3, 1) | {"args": None},
         {"ph": "s", "id": 1, "pid": 1, "tid": 1, "ts": 4, "cat": "ac2g"},
+        host("odd", 5, 1) | {"name": 7, "cat": None, "tid": ["a"], "dur": -1},
+        work(NCCL, 0, 5, 1) | {"args": None},
         work("far away", 1, 5, 1) | {"args": {"device": 64, "stream": 7, "correlation": 1}},
     ]
     path = write(tmp_path / "trace.json", document(events))

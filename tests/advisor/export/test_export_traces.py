@@ -88,7 +88,11 @@ def test_a_damaged_trace_is_strict_json_afterwards(tmp_path: Path) -> None:
     late = {"ph": "X", "name": "without time"}
     text = json.dumps(document([step(1, 0, 100), odd, late, launch(1, 50), work("k", 1, 60, 5)]))
     (tmp_path / "trace.json").write_text(text[:-2].replace("\\u0001", "\x01"), encoding="utf-8")
-    trace = read(exported(tmp_path / "out.json.gz", tmp_path / "trace.json"))
+    out = tmp_path / "out.json.gz"
+    arguments = ["export", str(tmp_path / "trace.json"), "--to", "perfetto", "--out", str(out)]
+    result = CliRunner().invoke(cli, arguments)
+    assert "1 events could not be read and are left out; the file ends early" in result.stderr
+    trace = read(out)
     names = [event["name"] for event in slices(trace)]
     assert names == ["ProfilerStep#1", "n\x01ame ?", "cudaLaunchKernel", "k"]
     assert slices(trace)[1]["args"] == {"value": None}
