@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.cli import cli
+from stepscope.advisor.traces.engines import load_ranks
 from stepscope.advisor.traces.profile import load_trace
 from stepscope.profiler.format import Collective, Profile, Run
 from stepscope.profiler.storage import save
@@ -268,3 +269,20 @@ def test_it_reads_profiles_of_ours(tmp_path: Path, parsed: Parse) -> None:
         expected = {"DataLoader": 0.4, "CpuOp": 0.45, "Communication": 0.1, "Other": 0.05}
         assert {role: each.shares[role] for role in expected} == pytest.approx(expected, abs=1e-4)
         assert len(each.data.comm_node_list) == 100
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_its_distributed_view_sees_who_waits_for_whom(tmp_path: Path, parsed: Parse) -> None:
+    loader = pytest.importorskip("torch_tb_profiler.profiler.loader", reason=NEEDED)
+    workers = [
+        loader.DistributedRunProfileData(each.data)
+        for each in parsed(exported(tmp_path, DATA / "dlrm"))
+    ]
+    view = loader.RunLoader("run", str(tmp_path), None)._process_distributed_profiles(workers, None)
+    waits = {name: wait for name, (_, wait) in view.steps_to_wait["data"]["all"].items()}
+    ours = load_ranks(DATA / "dlrm").ranks
+    assert ours is not None
+    # The one that comes last waits least.
+    assert min(waits, key=waits.__getitem__) == f"dlrm_rank{ours.stragglers[0].rank}"
+    mean_us = sum(waits.values()) / len(waits)
+    assert mean_us == pytest.approx(ours.waiting_ns / 1000, rel=0.05)
