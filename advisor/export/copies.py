@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import msgspec
 from stepscope.advisor.export.chrome import Event
 from stepscope.advisor.traces.files import Source as File
 from stepscope.advisor.traces.reader import Reader
+
+_LATEST_US = float(1 << 62)
 
 
 class WholeReader(Reader):
@@ -79,4 +80,4 @@ class WholeReader(Reader):
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, int | float) and abs(value) < _LATEST_US

@@ -35,6 +35,7 @@ _FIRST_ID = 1 << 40
 _FIRST_THREAD = 1 << 30
 _NO_THREAD = _FIRST_THREAD - 1
 _MOST_DEVICES = 64
+_NUMBERS = ("External id", "external id", "correlation")
 _COLLECTIVE = re.compile(
     r"(?i)all_?reduce|all_?gather|reduce_?scatter|all_?to_?all|send_?recv|broadcast|reduce"
 )
@@ -129,6 +130,9 @@ class Repairs:
     def _repair(self, event: Event) -> Event | None:
         if not isinstance(event.get("args"), dict):
             event["args"] = {}
+        for key in _NUMBERS:
+            if key in event["args"]:
+                event["args"][key] = integer(event["args"][key])
         kind = KINDS.get(event["cat"])
         if kind is not None and kind >= Kind.KERNEL:
             return self._work(event)
@@ -163,7 +167,7 @@ class Repairs:
         """A number for a thread: the parser takes nothing else."""
         try:
             int(tid)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return self._threads.setdefault(str(tid), _FIRST_THREAD + len(self._threads))
         return tid
 
@@ -183,9 +187,9 @@ class Repairs:
 
     def _work(self, work: Event) -> Event | None:
         args = work["args"]
-        if "device" in args:
-            device = integer(args["device"])
-            args["device"] = device if 0 <= device < _MOST_DEVICES else None
+        work["pid"] = integer(work.get("pid"))
+        device = integer(args.get("device", work["pid"]))
+        args["device"] = device if 0 <= device < _MOST_DEVICES else 0
         _forget_wrong_operator(work)
         if not _is_collective(work["cat"], work["name"]):
             return None
@@ -242,5 +246,5 @@ def _operator(around: Event, kernel: Event, number: int) -> Event:
     size, kind = kernel["args"].get("In msg nelems"), _TYPES.get(str(kernel["args"].get("dtype")))
     if size is not None and kind:
         args |= {"Input Dims": [[integer(size)]], "Input type": [kind]}
-    times = {key: around[key] for key in ("pid", "tid", "ts", "dur")}
+    times = {key: around.get(key) for key in ("pid", "tid", "ts", "dur")}
     return {"ph": "X", "cat": _OPERATOR, "name": f"nccl:{name}", **times, "args": args}

@@ -10,7 +10,7 @@ from stepscope.advisor.export.chrome import Event, Tracks
 from stepscope.advisor.export.copies import WholeReader
 from stepscope.advisor.export.overlaps import Track, lanes_of
 
-_ARROWS = frozenset("stf")
+_ARROWS = ("s", "t", "f")
 _FIRST_LANE = 1 << 30
 
 

@@ -133,6 +133,6 @@ def integer(value: Number) -> int:
     """As a 64-bit number; 0 where there is none."""
     try:
         number = int(float(value)) if isinstance(value, str) else int(value or 0)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):
         return 0
     return number if -_LAST < number < _LAST else 0

@@ -52,7 +52,7 @@ _PHASE_NAMES = {
     Role.OPTIMIZER: "optimizer",
     Role.BACKWARD: "backward",
 }
-_EPOCH_2010_US = 1.26e15
+_EPOCH_2010_US, _EPOCH_2200_US = 1.26e15, 7.26e15
 
 
 def load_trace(path: Path) -> Profile:
@@ -96,9 +96,13 @@ def rank_of(path: Path, trace: Analysed) -> int | None:
 def _run(trace: Analysed) -> Run:
     distributed = trace.reader.metadata.distributed
     origin_us = (trace.columns.origin_us or 0.0) + trace.reader.metadata.base_ns / 1000
-    started = datetime.fromtimestamp(origin_us / 1e6, timezone.utc)
+    told = _EPOCH_2010_US < origin_us < _EPOCH_2200_US
     return Run(
-        started_at=started.isoformat() if origin_us > _EPOCH_2010_US else _NOT_RECORDED,
+        started_at=(
+            datetime.fromtimestamp(origin_us / 1e6, timezone.utc).isoformat()
+            if told
+            else _NOT_RECORDED
+        ),
         wall_ns=trace.times[-1] - trace.times[0],
         ended="completed",
         rank=rank_of(trace.path, trace) or 0,

@@ -76,7 +76,7 @@ _IGNORED = [
 """Arrows, names of threads and the rest of the Chrome trace format: skipped by the decoder."""
 AnyEvent = Event | Instant
 _ANY: Any = Union[(Event, Instant, *_IGNORED)]  # made above
-_PHASES = frozenset({"X", "i"})
+_PHASES = ("X", "i")
 
 
 class Device(Struct):

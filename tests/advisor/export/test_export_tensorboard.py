@@ -126,7 +126,7 @@ def test_what_would_stop_the_parser_is_mended(tmp_path: Path) -> None:
     found = slices(trace)
     assert all(isinstance(e["args"], dict) and isinstance(e["cat"], str) for e in found)
     assert all(isinstance(event["tid"], int) for event in found)
-    assert named(found, "far away")[0]["args"]["device"] is None
+    assert named(found, "far away")[0]["args"]["device"] == 0
 
 
 def test_a_trace_of_torch_1_9_is_left_as_it_is(tmp_path: Path) -> None:
