@@ -54,14 +54,10 @@ def a_counter(name: str, pid: int, time_ns: int, value: float) -> Event:
 
 
 class Tracks:
-    """Processes and threads of a trace; no two have the same number, as Perfetto likes it.
+    """Processes and threads of a trace; no two have the same number, as Perfetto likes it."""
 
-    Args:
-        first: the first number to give away.
-    """
-
-    def __init__(self, first: int = 1) -> None:
-        self._next = first
+    def __init__(self) -> None:
+        self._next = 1
         self.named: list[Event] = []
         """Events that name them."""
 

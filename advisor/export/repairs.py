@@ -222,7 +222,7 @@ class Repairs:
 def _forget_wrong_operator(event: Event) -> None:
     """In torch 1.13 to 2.0 the number of the operator is that of the call: of some other one."""
     args = event["args"]
-    if args.get("External id") == args.get("correlation"):
+    if "External id" in args and args["External id"] == args.get("correlation"):
         args["External id"] = 0
 
 

@@ -24,7 +24,9 @@ def _write(sources: Sequence[Source], paths: list[Path]) -> None:
     with ExitStack() as stack:
         writers = []
         for table, path in zip(TABLES, paths, strict=True):
-            file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+            file = stack.enter_context(
+                path.open("w", encoding="utf-8", errors="replace", newline="")
+            )
             writers.append(csv.writer(file))
             writers[-1].writerow(table.columns)
         for each in judged(sources):

@@ -43,10 +43,14 @@ def _write(sources: Sequence[Source], paths: list[Path]) -> None:
         for each in judged(sources):
             for table, schema, writer in zip(TABLES, schemas, writers, strict=True):
                 for rows in _pieces(table.rows(each)):
-                    columns = dict(
-                        zip(table.columns, map(list, zip(*rows, strict=True)), strict=True)
-                    )
-                    writer.write_table(pa.Table.from_pydict(columns, schema))
+                    columns = dict(zip(table.columns, zip(*rows, strict=True), strict=True))
+                    try:
+                        writer.write_table(pa.Table.from_pydict(columns, schema))
+                    except (ValueError, OverflowError) as error:
+                        raise ProfileError(
+                            f"{each.source}: table {table.name} holds what Parquet does not take "
+                            f"({error}); use --to csv"
+                        ) from None
 
 
 def _schema(table: Table, pa: Any) -> pa.Schema:

@@ -116,6 +116,16 @@ def test_parquet_holds_the_same_and_leaves_text_alone(tmp_path: Path) -> None:
         assert found[table.name].column_names == list(table.columns)
 
 
+def test_numbers_that_parquet_does_not_take_are_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="needs stepscope[parquet]")
+    save(a_profile(marks=[Mark(kind="x", step=1 << 70, time_ns=0)]), tmp_path / "profile.json")
+    result = CliRunner().invoke(cli, ["export", str(tmp_path / "profile.json"), "--to", "parquet"])
+    assert result.exit_code == 2
+    assert "profile.json: table marks" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["profile.json"]
+
+
 def test_without_pyarrow_it_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
