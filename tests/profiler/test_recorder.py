@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 from loops import MS, spin
 
+from stepscope.profiler.columns import SummedRows
 from stepscope.profiler.format import Steps
 from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.timing import timed
@@ -247,6 +249,31 @@ def test_steps_inside_the_window_are_counted_but_not_stored(recorder: Recorder) 
 
     assert recorder.steps("steady").first == [0, 3]
     assert sum(recorder.step_time().counts) == 2
+
+
+def test_rows_say_when_they_began(recorder: Recorder) -> None:
+    for number in range(6):
+        recorder.in_window = number == 3
+        time.sleep(0.002)
+        recorder.end_step()
+    found = recorder.steps("steady")
+    assert found.first == [0, 1, 2, 4, 5]
+    assert found.start_ns is not None
+    rows = list(zip(found.start_ns, found.wall_ns, strict=True))
+    gaps = [start - (before + wall) for (before, wall), (start, _) in itertools.pairwise(rows)]
+    assert min(gaps) >= 0
+    assert gaps[2] >= 2 * MS  # the step of the window lies there
+
+
+def test_decimated_rows_begin_with_their_first_step() -> None:
+    table = SummedRows(("first", "start_ns", "wall_ns"), capacity=4, firsts=("first", "start_ns"))
+    for i in range(5):
+        table.append([i, 100 * i, 90])
+    assert table.as_lists() == {
+        "first": [0, 2, 4],
+        "start_ns": [0, 200, 400],
+        "wall_ns": [180, 180, 90],
+    }
 
 
 def test_marks_are_bounded_and_dated(recorder: Recorder) -> None:
