@@ -48,6 +48,8 @@ _MAIN = {
     "transfer": "data_loading.host_to_device",
     "gc": "host.gc",
     "python": "host.python",
+    "launch": "compute.launch",
+    "allocation": "memory.capacity",
     "thread": "host.python",
 }
 
@@ -70,6 +72,8 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
         cause = writing if site.writes else own_reading(site, reading) or of_phase.get(site.phase)
         if site.phase == "thread" and (site.file, site.line) in unlocked:
             cause = STARVATION
+        if loader is None and site.phase == "data_wait":
+            cause = _fetch_cause(site)
         if cause is not None:
             by_cause.setdefault(cause, []).append(site)
     return {cause: _most(sites) for cause, sites in by_cause.items()}
@@ -85,7 +89,7 @@ def transform_times(profile: Profile) -> list[TransformTime]:
         return []
     seen: dict[str, int] = {}
     for site in loader.sites:
-        if site.phase == "fetch" and site.transform:
+        if site.phase == "fetch" and site.transform and site.samples:
             seen[site.transform] = seen.get(site.transform, 0) + site.samples
     total, t = sum(seen.values()), fetch_totals(loader)
     item_seconds = max(0, t.wall_ns - t.collate_ns) / max(1, t.items) / 1e9

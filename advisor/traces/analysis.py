@@ -13,11 +13,14 @@ from stepscope.advisor.traces.intervals import Int64, divide
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.launches import Launches
 from stepscope.advisor.traces.names import Names
-from stepscope.advisor.traces.nesting import inherited, nested
+from stepscope.advisor.traces.nesting import NOTHING, Course, inherited, innermost, nested
+from stepscope.advisor.traces.occupancy import Occupancy
 from stepscope.advisor.traces.roles import Role
+from stepscope.advisor.traces.scopes import Scopes
 from stepscope.advisor.traces.sums import Spread, Tally
 from stepscope.advisor.traces.timeline import (
     BETWEEN_KERNELS_NS,
+    DEVICE_PHASES,
     after_sync,
     device_layers,
     host_layers,
@@ -30,6 +33,8 @@ PHASES = (Role.PLAIN, Role.DATA, Role.OPTIMIZER, Role.BACKWARD)
 _OF_PHASE = np.zeros(max(Role) + 1, np.int64)
 for _role in PHASES:
     _OF_PHASE[_role] = _role
+_MARKS = (Role.STEP, Role.OPTIMIZER, Role.DATA)
+"""Roles of what only the training thread does."""
 _WIDTH = int(max(PHASES)) + 1
 
 
@@ -57,6 +62,7 @@ class Analysis:
         self.operators = Tally(len(names.text) * _WIDTH, "self_cpu", "device")
         """By name and phase: number `name * width + phase`."""
         self.kernels = Tally(len(names.text), "time")
+        self.occupancy = Occupancy(len(names.text))
         self.copies = Tally(len(names.text), "time", "bytes")
         self.calls = Tally(len(names.text), "time")
         """Runtime calls and annotations of the host."""
@@ -65,6 +71,14 @@ class Analysis:
         self.syncs = [0] * steps
         self.delays = Spread()
         """From the begin of a call to that of what it launched."""
+        self.scopes = Scopes()
+        """Time on the device by annotations."""
+        self.sites: Counter[tuple[str, int]] = Counter()
+        """Nanoseconds by phase and name of the user's function that the training thread was in."""
+        self.stretches: Counter[tuple[str, int]] = Counter()
+        """How often that began."""
+        self.callers: set[int] = set()
+        """Those of them that took a batch; others that are seen meanwhile have made it."""
         self.queue_ns = 0
         """Number of launched but unfinished pieces of work, integrated over time."""
         self.busy_ns = 0
@@ -79,19 +93,46 @@ class Analysis:
     def add(self, step: int, begin: int, end: int, records: Records) -> None:
         """Take a window of one step."""
         host = records[records["kind"] <= Kind.PYTHON]
-        host, phases = self._host(step, host, begin, end)
-        own = self._work(step, records, begin)
+        stack = self._stack(host)
+        host, phases = self._host(step, host[host["kind"] != Kind.PYTHON], stack, begin, end)
+        own = self._work(step, records, begin, end)
         calls = self._launches.of(own["correlation"])
-        parts = self._divided(begin, end, host, phases, own, calls)
-        self.phases[step].update(parts)
-        self.phases[step]["python"] += end - begin - sum(parts.values())
+        bounds = stack.bounds(begin, end)
+        parts = self._divided(bounds, host, phases, own, calls)
+        parts["python"] = np.diff(bounds) - sum(parts.values())
+        self.phases[step].update({name: int(part.sum()) for name, part in parts.items()})
+        if len(stack.times):
+            for phase in parts.keys() - (DEVICE_PHASES if len(self._device) else ()):
+                self._place(phase, stack.at(bounds[:-1]), parts[phase])
+
+    def _place(self, phase: str, frames: Int64, time: Int64) -> None:
+        """Note in which functions of the user's a phase was."""
+        there = (frames >= 0) & (time > 0)
+        found, which, times = np.unique(frames[there], return_inverse=True, return_counts=True)
+        spent = np.bincount(which, weights=time[there], minlength=len(found))
+        for name, ns, count in zip(found.tolist(), spent.tolist(), times.tolist(), strict=True):
+            self.sites[phase, name] += int(ns)
+            self.stretches[phase, name] += count
 
     # The host -----------------------------------------------------------------------------------
 
-    def _host(self, step: int, host: Records, begin: int, end: int) -> tuple[Records, Int64]:
+    def _stack(self, host: Records) -> Course:
+        """The name of the user's function that the training thread is in, at any time."""
+        called = host[host["kind"] == Kind.PYTHON]
+        if not len(called):
+            return NOTHING
+        marks = host["track"][np.isin(self.names.role[host["name"]], _MARKS)]
+        most = np.bincount(called["track"], weights=called["end"] - called["start"])
+        called = called[called["track"] == (marks[0] if len(marks) else most.argmax())]
+        called = called[np.lexsort((-called["end"], called["start"]))]
+        return innermost(called["start"], called["end"], called["name"].astype(np.int64))
+
+    def _host(
+        self, step: int, host: Records, stack: Course, begin: int, end: int
+    ) -> tuple[Records, Int64]:
         """Its events in order of time, and the role that each inherits."""
-        host = host[host["kind"] != Kind.PYTHON]
         host = host[np.lexsort((-host["end"], host["start"], host["track"]))]
+        scopes = np.full(len(host), -1, np.int64)
         phases = np.zeros(len(host), np.int64)
         parents = np.full(len(host), -1, np.int64)
         selves = np.zeros(len(host), np.int64)
@@ -104,13 +145,21 @@ class Analysis:
             phases[low:high] = inherited(own, forest)
             parents[low:high] = np.where(forest.parent >= 0, forest.parent + low, -1)
             selves[low:high] = forest.self_time
-        self._count_host(step, host, phases, selves, begin)
-        self._note_launches(host, phases, parents, begin)
+            scopes[low:high] = self.scopes.course(rows[rows["kind"] == Kind.ANNOTATION]).at(start)
+        self._count_host(step, host, stack, phases, selves, begin)
+        call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= begin)
+        around = np.where(parents >= 0, host["name"][parents], host["name"])
+        self._launches.add(
+            host[call],
+            tag=around[call].astype(np.int64) * _WIDTH + phases[call],
+            scope=scopes[call],
+            frame=stack.at(host["start"][call]),
+        )
         order = np.argsort(host["start"], kind="stable")
         return host[order], phases[order]
 
     def _count_host(
-        self, step: int, host: Records, phases: Int64, selves: Int64, begin: int
+        self, step: int, host: Records, stack: Course, phases: Int64, selves: Int64, begin: int
     ) -> None:
         operator = host["kind"] == Kind.OPERATOR
         keys = host["name"].astype(np.int64) * _WIDTH + phases
@@ -123,18 +172,11 @@ class Analysis:
         self.syncs[step] += int((fresh & (role == Role.SYNC)).sum())
         taking = host[fresh & (role == Role.DATA)]
         self.spans.add(taking["name"], time=taking["end"] - taking["start"])
-
-    def _note_launches(self, host: Records, phases: Int64, parents: Int64, begin: int) -> None:
-        """Remember for each call which operator, in which phase, it belongs to."""
-        call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= begin)
-        around = np.maximum(parents[call], 0)
-        name = np.where(parents[call] >= 0, host["name"][around], host["name"][call])
-        tag = name.astype(np.int64) * _WIDTH + phases[call]
-        self._launches.add(host["correlation"][call], host["start"][call], host["end"][call], tag)
+        self.callers |= set(stack.at(taking["start"]).tolist())
 
     # The device ---------------------------------------------------------------------------------
 
-    def _work(self, step: int, records: Records, begin: int) -> Records:
+    def _work(self, step: int, records: Records, begin: int, end: int) -> Records:
         """What ran on the device that is judged by, and its sums."""
         work: Records = records[records["kind"] > Kind.PYTHON]
         work = work[self._on_device[work["track"]]]
@@ -142,6 +184,7 @@ class Analysis:
         length = fresh["end"] - fresh["start"]
         kernel = fresh["kind"] == Kind.KERNEL
         self.kernels.add(fresh["name"][kernel], time=length[kernel])
+        self.occupancy.add(work[work["kind"] == Kind.KERNEL], begin, end)
         exchange = self.names.category[fresh["name"]] == self.names.is_("collective")
         pairs = zip(fresh["name"][exchange].tolist(), length[exchange].tolist(), strict=True)
         self.exchanges[step] += [Exchange(name, duration) for name, duration in pairs]
@@ -149,6 +192,9 @@ class Analysis:
         calls = self._launches.of(fresh["correlation"])
         known = calls["tag"] >= 0
         self.operators.more("device", calls["tag"][known], length[known])
+        self.scopes.add(calls["scope"][known], length[known])
+        upload = self.names.upload[fresh["name"]]
+        self._place("transfer", calls["frame"][upload], length[upload])
         waited = fresh["start"][known] - calls["start"][known]
         self.delays.add(waited[kernel[known]])
         self.queue_ns += int(np.maximum(0, waited).sum())
@@ -157,10 +203,11 @@ class Analysis:
     # The division -------------------------------------------------------------------------------
 
     def _divided(
-        self, begin: int, end: int, host: Records, phases: Int64, work: Records, calls: Records
-    ) -> dict[str, int]:
+        self, bounds: Int64, host: Records, phases: Int64, work: Records, calls: Records
+    ) -> dict[str, Int64]:
         if not len(self._device):
-            return divide(host_only_layers(host, phases, self.names), begin, end)
+            return divide(host_only_layers(host, phases, self.names), bounds)
+        begin, end = int(bounds[0]), int(bounds[-1])
         optimizing = (calls["tag"] >= 0) & (calls["tag"] % _WIDTH == Role.OPTIMIZER)
         layers, busy = device_layers(work, optimizing, self.names)
         busy = busy.clipped(begin, end)
@@ -182,6 +229,5 @@ class Analysis:
                 "unrecorded": queue,
                 **doing,
             },
-            begin,
-            end,
+            bounds,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stepscope.advisor.traces.frames import called_from, users_calls
 from stepscope.advisor.traces.kinds import KINDS, Kind
 from stepscope.advisor.traces.memory import Memory
 from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Event, Instant, Number
@@ -21,7 +22,9 @@ RECORD = np.dtype(
         ("bytes", np.int64),  # of a copy or fill
         ("name", np.int32),
         ("track", np.int32),  # host: the thread; device: ("device", number, stream)
+        ("blocks_per_sm", np.float32),  # of a kernel, beside the device's multiprocessors; 0: unknown
         ("kind", np.int8),
+        ("occupancy", np.int8),  # of a kernel, percent; -1: unknown
     ],
     align=True,
 )
@@ -62,16 +65,22 @@ class Columns:
             if type(event) is Event:
                 categories[event.cat].append(event)
         groups = {kind: _of(kind, categories) for kind in Kind}
+        groups[Kind.PYTHON] = [
+            *users_calls(groups[Kind.PYTHON]),
+            *called_from(groups[Kind.OPERATOR]),
+        ]
         kept = [event for group in groups.values() for event in group]
         rows = np.zeros(len(kept), RECORD)
         rows["kind"] = np.repeat(list(groups), [len(group) for group in groups.values()])
         self._times(rows, kept)
-        ends = np.searchsorted(rows["kind"], [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.PYTHON + 1])
-        first_call, last_call, first_device = (int(end) for end in ends)
+        edges = [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.KERNEL, Kind.KERNEL + 1]
+        ends = np.searchsorted(rows["kind"], edges)
+        first_call, last_call, first_device, last_kernel = (int(end) for end in ends)
         tracks = self.tracks
         rows["track"][:first_device] = [tracks[event.tid] for event in kept[:first_device]]
         self._calls(rows[first_call:last_call], kept[first_call:last_call])
         self._device(rows[first_device:], kept[first_device:])
+        self._kernels(rows[first_device:last_kernel], kept[first_device:last_kernel])
         self.memory.add([event for event in events if type(event) is Instant])
         for category in categories.keys() - KINDS.keys():
             self.foreign[category] += len(categories[category])
@@ -100,6 +109,14 @@ class Columns:
     def _calls(rows: Records, events: list[Event]) -> None:
         rows["correlation"] = _integers((e.args or NO_ARGS).correlation for e in events)
 
+    @staticmethod
+    def _kernels(rows: Records, events: list[Event]) -> None:
+        arguments = [e.args or NO_ARGS for e in events]
+        blocks = _floats(a.blocks_per_sm for a in arguments)
+        rows["blocks_per_sm"] = np.where(blocks > 0, blocks, 0)  # -1, NaN: the device is unknown
+        occupancy = _floats(-1 if a.occupancy is None else a.occupancy for a in arguments)
+        rows["occupancy"] = np.clip(np.nan_to_num(occupancy, nan=-1), -1, 100)
+
     def _device(self, rows: Records, events: list[Event]) -> None:
         arguments = [e.args or NO_ARGS for e in events]
         rows["correlation"] = _integers(a.correlation for a in arguments)
@@ -127,6 +144,14 @@ def _integers(values: Iterable[Number]) -> Int64:
         return np.array(plain, np.int64)
     except (ValueError, OverflowError, TypeError):
         return np.array([integer(value) for value in plain], np.int64)
+
+
+def _floats(values: Iterable[Number]) -> npt.NDArray[np.float32]:
+    plain = [value or 0 for value in values]
+    try:
+        return np.array(plain, np.float32)
+    except (ValueError, OverflowError):
+        return np.zeros(len(plain), np.float32)
 
 
 def integer(value: Number) -> int:

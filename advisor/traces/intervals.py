@@ -21,6 +21,13 @@ class Intervals(NamedTuple):
         """Their length together."""
         return int((self.end - self.start).sum())
 
+    def before(self, times: Int64) -> Int64:
+        """How much of them lies before each of some times."""
+        place = np.searchsorted(self.start, times, "right")
+        lengths = np.concatenate([[0], np.cumsum(self.end - self.start)])
+        ends = np.concatenate([times[:1], self.end])[place]
+        return np.asarray(lengths[place] - np.maximum(0, ends - times) * (place > 0))
+
     def clipped(self, a: int, b: int) -> Intervals:
         """The parts of them in [a, b)."""
         start, end = np.maximum(self.start, a), np.minimum(self.end, b)
@@ -66,21 +73,22 @@ def merged(start: Int64, end: Int64, slack: int = 0) -> Intervals:
     return Intervals(start[first], reach[last])
 
 
-def divide(layers: dict[str, Intervals], a: int, b: int) -> dict[str, int]:
-    """Divide [a, b) among layers: each moment belongs to the first that covers it.
+def divide(layers: dict[str, Intervals], bounds: Int64) -> dict[str, Int64]:
+    """Divide time among layers: each moment belongs to the first that covers it.
 
     Args:
         layers: intervals by name, in order of priority.
-        a: begin.
-        b: end.
+        bounds: increasing times; what lies between two of them is told apart.
 
     Returns:
-        Time by name; it sums to less than b - a where nothing covers a moment.
+        Times by name, one for each pair of neighbouring bounds; less than the time between them
+        where nothing covers a moment.
     """
-    covered, total = EMPTY, 0
-    parts: dict[str, int] = {}
+    covered, so_far = EMPTY, np.zeros(len(bounds) - 1, np.int64)
+    parts: dict[str, Int64] = {}
     for name, intervals in layers.items():
-        covered = covered | intervals.clipped(a, b)
-        parts[name] = covered.total - total
-        total += parts[name]
+        covered = covered | intervals.clipped(int(bounds[0]), int(bounds[-1]))
+        together = np.diff(covered.before(bounds))
+        parts[name] = together - so_far
+        so_far = together
     return parts

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stepscope.advisor.traces.intervals import Int64
+from stepscope.advisor.traces.columns import Int64, Records
 
 LAUNCH = np.dtype(
     [
@@ -15,6 +15,8 @@ LAUNCH = np.dtype(
         ("start", np.int64),
         ("end", np.int64),
         ("tag", np.int64),  # what the caller wants to know of it later
+        ("scope", np.int32),  # the ranges of the user's around it
+        ("frame", np.int32),  # name of the user's function that it was called from
     ]
 )
 _KEPT = 1 << 14
@@ -27,13 +29,18 @@ class Launches:
     def __init__(self) -> None:
         self._calls: npt.NDArray[Any] = np.empty(0, LAUNCH)
 
-    def add(self, correlation: Int64, start: Int64, end: Int64, tag: Int64) -> None:
-        """Note calls of a window; those without correlation are left out."""
-        named = correlation != 0
-        calls = np.empty(int(named.sum()), LAUNCH)
-        for name, column in zip(
-            ("correlation", "start", "end", "tag"), (correlation, start, end, tag), strict=True
-        ):
+    def add(self, rows: Records, **columns: Int64) -> None:
+        """Note calls of a window; those without correlation are left out.
+
+        Args:
+            rows: the calls.
+            columns: what else is to be known of them, by name.
+        """
+        named = rows["correlation"] != 0
+        calls = np.full(int(named.sum()), -1, LAUNCH)
+        for name in ("correlation", "start", "end"):
+            calls[name] = rows[name][named]
+        for name, column in columns.items():
             calls[name] = column[named]
         kept = self._calls
         if len(kept) > _KEPT:

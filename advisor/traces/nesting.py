@@ -45,6 +45,45 @@ def nested(start: Int64, end: Int64) -> Nesting:
     return Nesting(parent, depth, np.maximum(0, length - inside.astype(np.int64)))
 
 
+class Course(NamedTuple):
+    """A value that holds from one time to the next; -1 where there is none."""
+
+    times: Int64
+    values: Int64
+
+    def at(self, times: Int64) -> Int64:
+        """The value at each of some times."""
+        place = np.searchsorted(self.times, times, "right") - 1
+        return np.where(place >= 0, self.values[place], -1) if len(self.times) else place
+
+
+    def bounds(self, begin: int, end: int) -> Int64:
+        """Increasing times from begin to end, between which the value does not change."""
+        inside = self.times[(self.times > begin) & (self.times < end)]
+        return np.unique(np.concatenate([[begin], inside, [end]]))
+
+
+NOTHING = Course(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def innermost(start: Int64, end: Int64, values: Int64) -> Course:
+    """The value of the innermost event at any time.
+
+    Args:
+        start: begins of events of one thread, sorted; at equal begins the longer event first.
+        end: their ends.
+        values: one for each; not negative.
+    """
+    lasting = end > start
+    start, end, values = start[lasting], end[lasting], values[lasting]
+    forest = nested(start, end)
+    around = np.where(forest.parent >= 0, values[forest.parent], -1)
+    times = np.concatenate([end, start])
+    # At one time the inner ones end first, then the outer ones begin first.
+    order = np.lexsort((np.concatenate([-1 - forest.depth, forest.depth]), times))
+    return Course(times[order], np.concatenate([around, values])[order])
+
+
 def inherited(own: Int64, nesting: Nesting) -> Int64:
     """Give each event its own value where that is not 0, else that of the event around it."""
     values = own.copy()

@@ -15,9 +15,11 @@ from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.load import Analysed, analyse
 from stepscope.advisor.traces.names import CATEGORY_NAMES
 from stepscope.advisor.traces.roles import Role
+from stepscope.advisor.traces.sites import fetch_sites, main_sites
 from stepscope.advisor.traces.sums import histogram_of
 from stepscope.profiler.format import (
     SCHEMA,
+    Annotation,
     Configuration,
     Copies,
     Environment,
@@ -66,7 +68,7 @@ def load_trace(path: Path) -> Profile:
 
 def profile_of(trace: Analysed) -> Profile:
     """What a trace tells, as a profile; what it cannot tell is left out."""
-    steps = _steps(trace)
+    steps, loaders = _steps(trace), _loaders(trace)
     return Profile(
         schema=SCHEMA,
         tool_version=version(),
@@ -76,10 +78,11 @@ def profile_of(trace: Analysed) -> Profile:
         warmup=_no_steps(),
         steady=steps,
         step_time=histogram_of(steps.wall_ns),
-        loaders=_loaders(trace),
+        loaders=loaders,
         samples=_samples(trace),
         window=_window(trace, steps),
         trace=_trace(trace),
+        sites=main_sites(trace.sums, loads_itself=bool(loaders)),
         problems=_problems(trace),
     )
 
@@ -168,6 +171,7 @@ def _loaders(trace: Analysed) -> list[Loader]:
             dataset_kind="map",
             num_workers=0,
             workers=[Worker(id=-1, pid=0, totals=totals)],
+            sites=fetch_sites(trace.sums),
         )
     ]
 
@@ -237,7 +241,7 @@ def _window_phases(trace: Analysed, steps: Steps) -> dict[str, WindowPhase]:
 def _trace(trace: Analysed) -> Trace:
     sums = trace.sums
     if not trace.devices:
-        return Trace(lost_events=_lost(trace), annotations=_calls(trace, Kind.ANNOTATION))
+        return Trace(lost_events=_lost(trace), annotations=_annotations(trace))
     device = trace.devices[0]
     peak = trace.columns.memory.peaks.get(device)
     span = max(1, trace.times[-1] - trace.times[0])
@@ -250,8 +254,10 @@ def _trace(trace: Analysed) -> Trace:
         categories=_categories(trace),
         kernels=_kernels(trace),
         copies=_copies(trace),
-        runtime=_calls(trace, Kind.RUNTIME),
-        annotations=_calls(trace, Kind.ANNOTATION),
+        runtime=_runtime(trace),
+        annotations=_annotations(trace),
+        sm_efficiency=_sm_efficiency(trace),
+        occupancy=sums.occupancy.warps.of_all,
         launch_delay=sums.delays.histogram() if sums.delays.counts else None,
         queue_length=sums.queue_ns / span if sums.delays.counts else None,
         peak_allocated_bytes=peak.allocated if peak else None,
@@ -287,6 +293,8 @@ def _kernels(trace: Analysed) -> list[Kernel]:
             calls=int(tally.calls[i]),
             time_ns=int(tally.sums["time"][i]),
             tensor_cores=bool(names.tensor_cores[i]),
+            occupancy=trace.sums.occupancy.warps.of(i),
+            blocks_per_sm=trace.sums.occupancy.blocks.of(i),
         )
         for i in _largest(tally)
     ]
@@ -309,17 +317,35 @@ def _copies(trace: Analysed) -> list[Copies]:
     return sorted(found.values(), key=lambda each: -each.time_ns)
 
 
-def _calls(trace: Analysed, kind: Kind) -> list[RuntimeCalls]:
-    tally, kinds = trace.sums.calls, trace.columns.name_kinds
+def _runtime(trace: Analysed) -> list[RuntimeCalls]:
+    tally, names = trace.sums.calls, trace.sums.names.text
     return [
-        RuntimeCalls(
-            name=trace.sums.names.text[i],
+        RuntimeCalls(name=names[i], calls=int(tally.calls[i]), time_ns=int(tally.sums["time"][i]))
+        for i in _largest(tally)
+        if trace.columns.name_kinds[i] == Kind.RUNTIME
+    ]
+
+
+def _annotations(trace: Analysed) -> list[Annotation]:
+    tally, names = trace.sums.calls, trace.sums.names.text
+    on_device = trace.sums.scopes.device_ns()
+    return [
+        Annotation(
+            name=names[i],
             calls=int(tally.calls[i]),
             time_ns=int(tally.sums["time"][i]),
+            device_ns=on_device[i] if trace.devices else None,
         )
         for i in _largest(tally)
-        if kinds[i] == kind
+        if trace.columns.name_kinds[i] == Kind.ANNOTATION
     ]
+
+
+def _sm_efficiency(trace: Analysed) -> float | None:
+    occupancy = trace.sums.occupancy
+    if occupancy.blocks.of_all is None:
+        return None
+    return occupancy.occupied_ns / max(1, trace.times[-1] - trace.times[0])
 
 
 def _largest(tally: Tally) -> list[int]:

@@ -17,6 +17,7 @@ from stepscope.advisor.traces.load import Analysed, analyse
 from stepscope.advisor.traces.profile import profile_of, rank_of
 from stepscope.advisor.traces.sums import histogram_of
 from stepscope.profiler.format import (
+    Annotation,
     Copies,
     Kernel,
     KernelCategory,
@@ -34,7 +35,7 @@ _MOST = 100
 _MOST_STRAGGLERS = 5
 _NOTEWORTHY = 0.02
 """Part of the time below which waiting for a rank is the usual noise."""
-Row = TypeVar("Row", Operator, Kernel, KernelCategory, Copies, RuntimeCalls)
+Row = TypeVar("Row", Operator, Kernel, KernelCategory, Copies, RuntimeCalls, Annotation)
 
 
 class Meeting(Struct):
@@ -167,7 +168,7 @@ def _windows(a: Window | None, b: Window | None) -> Window | None:
     )
 
 
-_ADDED = ("calls", "time_ns", "bytes", "tensor_core_ns", "self_cpu_ns", "self_device_ns")
+_ADDED = ("calls", "time_ns", "device_ns", "bytes", "tensor_core_ns", "self_cpu_ns", "self_device_ns")
 
 
 def _rows(one: list[Row], other: list[Row], keys: tuple[str, ...]) -> list[Row]:
@@ -188,7 +189,7 @@ def _rows(one: list[Row], other: list[Row], keys: tuple[str, ...]) -> list[Row]:
     return sorted(found.values(), key=_time, reverse=True)[: 2 * _MOST]
 
 
-def _time(row: Operator | Kernel | KernelCategory | Copies | RuntimeCalls) -> int:
+def _time(row: Operator | Kernel | KernelCategory | Copies | RuntimeCalls | Annotation) -> int:
     return row.self_cpu_ns + row.self_device_ns if isinstance(row, Operator) else row.time_ns
 
 

@@ -44,6 +44,9 @@ class Args(Struct, gc=False):
     reserved: Number = field(name="Total Reserved", default=None)
     device_id: Number = field(name="Device Id", default=None)
     device_type: Number = field(name="Device Type", default=None)
+    blocks_per_sm: Number = field(name="blocks per SM", default=None)
+    occupancy: Number = field(name="est. achieved occupancy %", default=None)
+    call_stack: str | None = field(name="Call stack", default=None)
 
 
 NO_ARGS = Args()

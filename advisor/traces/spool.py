@@ -67,7 +67,7 @@ class Spool:
             start. A window of very many records comes in pieces, each with its own begin and end.
         """
         self._flush()
-        open_: Records = np.empty(0, RECORD)
+        open_ = self._before(edges[0])
         for number, (a, b) in enumerate(pairwise(edges)):
             for begin, end in self._pieces(a, b):
                 started = self._between(begin, end)
@@ -84,22 +84,36 @@ class Spool:
         cuts = [a + (b - a) * i // parts for i in range(parts + 1)]
         return list(pairwise(cuts))
 
+    def _before(self, a: int) -> Records:
+        """Records that start before a time and last until after it."""
+        lasting = [np.empty(0, RECORD)]
+        for run, index in enumerate(self._starts):
+            last = int(np.searchsorted(index, a, "left")) * _STRIDE
+            rows = self._read(run, 0, last)
+            lasting.append(rows[(rows["start"] < a) & (rows["end"] > a)])
+        return np.sort(np.concatenate(lasting), order="start", kind="stable")
+
     def _between(self, a: int, b: int) -> Records:
         """Records that start in [a, b)."""
         slices = []
-        for (offset, length), index in zip(self._runs, self._starts, strict=True):
+        for run, index in enumerate(self._starts):
             first = max(0, int(np.searchsorted(index, a, "left")) - 1) * _STRIDE
-            last = min(length, int(np.searchsorted(index, b, "left")) * _STRIDE)
+            last = int(np.searchsorted(index, b, "left")) * _STRIDE
             if last > first:
-                self._file.seek(offset + first * RECORD.itemsize)
-                raw = self._file.read((last - first) * RECORD.itemsize)
-                rows: npt.NDArray[Any] = np.frombuffer(raw, RECORD)
+                rows = self._read(run, first, last)
                 low, high = np.searchsorted(rows["start"], [a, b])
                 slices.append(rows[low:high])
         if not slices:
             return np.empty(0, RECORD)
         rows = np.concatenate(slices)
         return rows[np.argsort(rows["start"], kind="stable")]
+
+    def _read(self, run: int, first: int, last: int) -> Records:
+        """Some rows of a run."""
+        offset, length = self._runs[run]
+        self._file.seek(offset + first * RECORD.itemsize)
+        count = max(0, min(length, last) - first)
+        return np.frombuffer(self._file.read(count * RECORD.itemsize), RECORD)
 
 
 _STRIDE = 512

@@ -119,7 +119,7 @@ def device_edges(edges: Edges, spool: Spool, end: int) -> list[int]:
     for _, _, _, records in spool.windows([*times, beyond]):
         calls = records[(records["kind"] == Kind.RUNTIME)]
         tags = np.searchsorted(times, calls["start"], "right") - 1
-        launches.add(calls["correlation"], calls["start"], calls["end"], tags)
+        launches.add(calls, tag=tags)
         work = records[records["kind"] > Kind.PYTHON]
         step = launches.of(work["correlation"])["tag"]
         known = (step >= 0) & (step < len(last))

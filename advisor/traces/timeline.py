@@ -23,6 +23,12 @@ BETWEEN_KERNELS_NS = 20_000
 _WAKING_NS = 50_000
 """A host that waited for the device is back in its program within this time."""
 
+DEVICE_PHASES = frozenset(
+    ("arithmetic", "bandwidth", "optimizer_device", "collective", "transfer", "readback", "queue",
+     "unrecorded")
+)  # fmt: skip
+"""Of a device's own doing: what the host does meanwhile is not why."""
+
 
 def device_layers(
     work: Records, optimizing: Mask, names: Names

@@ -14,6 +14,7 @@ from msgspec import Struct, field
 from stepscope.profiler.format.columns import Count
 from stepscope.profiler.format.communication import Collective, Ranks, Straggler
 from stepscope.profiler.format.device import (
+    Annotation,
     Copies,
     Kernel,
     KernelCategory,
@@ -46,6 +47,7 @@ from stepscope.profiler.format.timeline import (
 __all__ = [
     "SCHEMA",
     "STEP_COLUMNS",
+    "Annotation",
     "Batches",
     "Calibration",
     "Ceilings",

@@ -62,6 +62,11 @@ class Kernel(Struct, kw_only=True, omit_defaults=True):
     calls: Count
     time_ns: int
     tensor_cores: bool = False
+    occupancy: float | None = None
+    """Active warps over what a multiprocessor can hold, from 0 to 1; like the next an estimate
+    from the launch, mean over the kernel's time (CUDA only)."""
+    blocks_per_sm: float | None = None
+    """Blocks of a launch over the device's multiprocessors; below 1 some have nothing to do."""
 
 
 class Copies(Struct, kw_only=True, omit_defaults=True):
@@ -77,11 +82,22 @@ class Copies(Struct, kw_only=True, omit_defaults=True):
 
 
 class RuntimeCalls(Struct, kw_only=True):
-    """Calls of one function of the device's runtime, or of one annotation, over all steps."""
+    """Calls of one function of the device's runtime, over all steps."""
 
     name: str
     calls: Count
     time_ns: int
+
+
+class Annotation(Struct, kw_only=True, omit_defaults=True):
+    """Ranges of one name (`record_function`), summed over all steps."""
+
+    name: str
+    calls: Count
+    time_ns: int
+    """On the host."""
+    device_ns: int | None = None
+    """Of kernels, copies and fills that were launched inside; at work together, each counts."""
 
 
 class Trace(Struct, kw_only=True, omit_defaults=True):
@@ -103,7 +119,11 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     """The longest first."""
     copies: list[Copies] = []
     runtime: list[RuntimeCalls] = []
-    annotations: list[RuntimeCalls] = []
+    annotations: list[Annotation] = []
+    sm_efficiency: float | None = None
+    """Part of the device's multiprocessors that had a block to work on, mean over the steps."""
+    occupancy: float | None = None
+    """Of kernels, as theirs, mean over their time."""
     launch_delay: Histogram | None = None
     """Nanoseconds from a launch on the host to the begin of its kernel."""
     queue_length: float | None = None

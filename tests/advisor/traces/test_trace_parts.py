@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from stepscope.advisor.traces.columns import RECORD, Records
 from stepscope.advisor.traces.intervals import EMPTY, Intervals, divide, merged
 from stepscope.advisor.traces.launches import Launches
-from stepscope.advisor.traces.nesting import inherited, nested
+from stepscope.advisor.traces.nesting import inherited, innermost, nested
 from stepscope.advisor.traces.spool import Spool
 
 SPAN = 400
@@ -34,11 +35,13 @@ def moments(intervals: Intervals) -> set[int]:
 def test_each_moment_goes_to_the_first_layer_that_covers_it(seed: int) -> None:
     random_ = random.Random(seed)
     layers = {name: some_intervals(random_, random_.randrange(12)) for name in "abcd"}
-    parts = divide(layers, 50, 300)
+    bounds = [50, *sorted(random_.sample(range(51, 300), random_.randrange(6))), 300]
+    parts = divide(layers, np.array(bounds, np.int64))
     left = set(range(50, 300))
     for name, intervals in layers.items():
-        assert parts[name] == len(left & moments(intervals))
-        left -= moments(intervals)
+        mine = left & moments(intervals)
+        assert parts[name].tolist() == [len(mine & {*range(a, b)}) for a, b in pairwise(bounds)]
+        left -= mine
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -85,6 +88,11 @@ def test_the_parent_is_the_innermost_event_around(seed: int) -> None:
         while own[j] == 0 and forest.parent[j] >= 0:
             j = int(forest.parent[j])
         assert value == own[j]
+    course = innermost(start, end, np.arange(len(events)))
+    times = np.arange(-2, 503)
+    for time, value in zip(times, course.at(times), strict=True):
+        around = [j for j, (a, b) in enumerate(events) if a <= time < b]
+        assert value == (around[-1] if around else -1)
 
 
 def some_records(random_: random.Random, count: int) -> Records:
@@ -108,8 +116,8 @@ def test_windows_hold_what_overlaps_them(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [number for number, *_ in seen] == list(range(len(edges) - 1))
     for number, begin, end, window in seen:
         assert (begin, end) == (edges[number], edges[number + 1])
-        inside = records[(records["start"] < end) & (records["start"] >= edges[0])]
-        inside = inside[(inside["start"] >= begin) | (inside["end"] > begin)]
+        inside = records[(records["start"] >= begin) | (records["end"] > begin)]
+        inside = inside[inside["start"] < end]
         assert sorted(window["name"]) == sorted(inside["name"])
 
 
@@ -128,12 +136,14 @@ def test_a_crowded_window_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_calls_are_found_by_correlation_in_later_windows() -> None:
-    launches = Launches()
-    columns = (
-        np.array(column, np.int64) for column in ([5, 0, 9], [1, 2, 3], [4, 5, 6], [7, 8, 9])
-    )
-    launches.add(*columns)
-    launches.add(*(np.array([column], np.int64) for column in (3, 10, 11, 12)))
+    launches, calls = Launches(), np.zeros(4, RECORD)
+    calls["correlation"] = [5, 0, 9, 3]
+    calls["start"] = [1, 2, 3, 10]
+    tags = np.array([7, 8, 9, 12])
+    launches.add(calls[:3], tag=tags[:3])
+    launches.add(calls[3:], tag=tags[3:], frame=tags[3:])
     found = launches.of(np.array([9, 3, 0, 8], np.int64))
     assert found["tag"].tolist() == [9, 12, -1, -1]
+    assert found["frame"].tolist() == [-1, 12, -1, -1]
+    assert found["start"].tolist() == [3, 10, -1, -1]
     assert found["start"].tolist() == [3, 10, -1, -1]
