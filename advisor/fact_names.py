@@ -77,6 +77,15 @@ FACTS: dict[str, FactName] = {
     ),
     "gpu.kernel_seconds": FactName("s", "mean time of a kernel"),
     "gpu.launch_delay_seconds": FactName("s", "median time from a launch to its kernel's begin"),
+    "gpu.sm_efficiency": FactName(
+        "share", "multiprocessors with a block to work on, mean over the step"
+    ),
+    "gpu.filled_share": FactName(
+        "share", "multiprocessors that get a block, mean while kernels run (collectives left out)"
+    ),
+    "gpu.occupancy": FactName(
+        "share", "active warps over what a multiprocessor holds, mean while kernels run"
+    ),
     "gpu.queue_length": FactName("count", "launched work that waits for the device, mean"),
     "copy.pageable_share": FactName("share", "uploaded bytes that came from pageable memory"),
     "copy.upload_bytes": FactName("bytes", "bytes copied to the device per step"),

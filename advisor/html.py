@@ -29,6 +29,7 @@ from stepscope.advisor.advice import (
     PlanStep,
     Recommendation,
 )
+from stepscope.advisor.device_tables import device
 from stepscope.advisor.ladder import ladder
 from stepscope.advisor.lanes import worker_timelines
 from stepscope.advisor.noise import noise
@@ -107,6 +108,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "loaders": [tables.loader(loader) for loader in profile.loaders],
         "timelines": worker_timelines(profile.loaders),
         "operators": tables.operators(profile.window),
+        "device": device(profile),
         "machine": tables.machine(profile.environment.calibration),
         "topics": {
             topic: tables.resources(members) for topic, members in series.topics(sampled).items()

@@ -22,7 +22,10 @@ RECORD = np.dtype(
         ("bytes", np.int64),  # of a copy or fill
         ("name", np.int32),
         ("track", np.int32),  # host: the thread; device: ("device", number, stream)
-        ("blocks_per_sm", np.float32),  # of a kernel, beside the device's multiprocessors; 0: unknown
+        (
+            "blocks_per_sm",
+            np.float32,
+        ),  # of a kernel, beside the device's multiprocessors; 0: unknown
         ("kind", np.int8),
         ("occupancy", np.int8),  # of a kernel, percent; -1: unknown
     ],

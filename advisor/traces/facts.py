@@ -51,6 +51,9 @@ def _device(facts: Draft, trace: Trace, wall: int) -> None:
         delay = quantile(trace.launch_delay, 0.5)
         facts["gpu.launch_delay_seconds"] = delay / 1e9 if delay else None
     facts["gpu.queue_length"] = trace.queue_length
+    facts["gpu.sm_efficiency"] = trace.sm_efficiency
+    facts["gpu.filled_share"] = trace.filled
+    facts["gpu.occupancy"] = trace.occupancy
 
 
 def _exchange(facts: Draft, profile: Profile, trace: Trace, wall: int) -> None:

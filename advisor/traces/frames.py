@@ -18,16 +18,17 @@ from stepscope.advisor.traces.reader import Event
 _FRAME = re.compile(r"(?P<file>[^<].*?)\((?P<line>\d+)\): (?P<function>.+)", re.DOTALL)
 _INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d[.\d]*[/\\]", re.I)
 _ABSOLUTE = re.compile(r"[/\\]|\w:")
-_LIBRARIES: Final = sys.stdlib_module_names | frozenset(
-    "IPython PIL accelerate albumentations apex av click composer cv2 datasets deepspeed einops fairscale "
-    "fsspec functorch huggingface_hub hydra ignite imageio ipykernel joblib jsonargparse kornia "
-    "librosa lightning lightning_fabric megatron mlflow monai numpy omegaconf pandas peft pyarrow "
-    "pytorch_lightning safetensors scipy sentencepiece skimage sklearn soundfile stepscope streaming "
-    "tensorboard timm tokenizers torch torch_geometric torchaudio torchdata torchmetrics torchtext "
-    "torchvision tqdm transformer_engine transformers triton trl typer wandb webdataset xformers"
-    .split()
-)
+_PACKAGES = """
+    IPython PIL accelerate albumentations apex av click composer cv2 datasets deepspeed einops
+    fairscale fsspec functorch huggingface_hub hydra ignite imageio ipykernel joblib jsonargparse
+    kornia librosa lightning lightning_fabric megatron mlflow monai numpy omegaconf pandas peft
+    pyarrow pytorch_lightning safetensors scipy sentencepiece skimage sklearn soundfile stepscope
+    streaming tensorboard timm tokenizers torch torch_geometric torchaudio torchdata torchmetrics
+    torchtext torchvision tqdm transformer_engine transformers triton trl typer wandb webdataset
+    xformers
+"""
 """Packages whose code nobody who trains a model has written: a new one is a word here."""
+_LIBRARIES: Final = sys.stdlib_module_names | frozenset(_PACKAGES.split())
 
 
 class Frame(NamedTuple):
@@ -60,7 +61,7 @@ def users_calls(calls: list[Event]) -> list[Event]:
 
 
 def called_from(operators: list[Event]) -> list[Event]:
-    """Operators that carry their stack as text, as calls of the innermost function of the user's."""
+    """Operators that carry their stack as text, as calls of the user's innermost function."""
     return [
         Event(cat="python_function", name=frame, tid=event.tid, ts=event.ts, dur=event.dur)
         for event in operators

@@ -56,7 +56,6 @@ class Course(NamedTuple):
         place = np.searchsorted(self.times, times, "right") - 1
         return np.where(place >= 0, self.values[place], -1) if len(self.times) else place
 
-
     def bounds(self, begin: int, end: int) -> Int64:
         """Increasing times from begin to end, between which the value does not change."""
         inside = self.times[(self.times > begin) & (self.times < end)]

@@ -7,9 +7,12 @@ are averaged as torch-tb-profiler 0.4.3 does (`gpu_metrics_parser.py`).
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from stepscope.advisor.traces.columns import Int64, Records
 from stepscope.advisor.traces.sums import Tally, Weights
+
+_ALL = slice(None)
 
 
 class Occupancy:
@@ -24,6 +27,8 @@ class Occupancy:
         """Active warps over what a multiprocessor can hold, estimated."""
         self.blocks = _Mean(names)
         """Blocks of a launch over the device's multiprocessors."""
+        self.filled = _Mean(names)
+        """Part of the multiprocessors that get a block of a launch."""
         self.occupied_ns = 0.0
         """Time, weighted with the part of the multiprocessors that had a block."""
 
@@ -35,7 +40,9 @@ class Occupancy:
         known = kernels["occupancy"] >= 0
         self.warps.add(kernels["name"][known], time[known], kernels["occupancy"][known] / 100)
         sized = kernels["blocks_per_sm"] > 0
-        self.blocks.add(kernels["name"][sized], time[sized], kernels["blocks_per_sm"][sized])
+        blocks = kernels["blocks_per_sm"][sized]
+        self.blocks.add(kernels["name"][sized], time[sized], blocks)
+        self.filled.add(kernels["name"][sized], time[sized], np.minimum(1, blocks))
 
 
 class _Mean:
@@ -47,16 +54,10 @@ class _Mean:
     def add(self, names: Int64, time: Int64, values: Weights) -> None:
         self._tally.add(names, time=time, weighted=time * values)
 
-    def of(self, name: int) -> float | None:
-        """The mean of one name; None where no value was known."""
-        time = self._tally.sums["time"][name]
-        return float(self._tally.sums["weighted"][name] / time) if time else None
-
-    @property
-    def of_all(self) -> float | None:
-        """The mean of all names together."""
-        time = self._tally.sums["time"].sum()
-        return float(self._tally.sums["weighted"].sum() / time) if time else None
+    def of(self, names: int | npt.NDArray[np.bool_] | slice = _ALL) -> float | None:
+        """The mean of some names together; None where no value was known."""
+        time = self._tally.sums["time"][names].sum()
+        return float(self._tally.sums["weighted"][names].sum() / time) if time else None
 
 
 def _occupied(kernels: Records, begin: int, end: int) -> float:

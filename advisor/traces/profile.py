@@ -257,7 +257,8 @@ def _trace(trace: Analysed) -> Trace:
         runtime=_runtime(trace),
         annotations=_annotations(trace),
         sm_efficiency=_sm_efficiency(trace),
-        occupancy=sums.occupancy.warps.of_all,
+        filled=sums.occupancy.filled.of(sums.names.category != sums.names.is_("collective")),
+        occupancy=sums.occupancy.warps.of(),
         launch_delay=sums.delays.histogram() if sums.delays.counts else None,
         queue_length=sums.queue_ns / span if sums.delays.counts else None,
         peak_allocated_bytes=peak.allocated if peak else None,
@@ -343,7 +344,7 @@ def _annotations(trace: Analysed) -> list[Annotation]:
 
 def _sm_efficiency(trace: Analysed) -> float | None:
     occupancy = trace.sums.occupancy
-    if occupancy.blocks.of_all is None:
+    if occupancy.blocks.of() is None:
         return None
     return occupancy.occupied_ns / max(1, trace.times[-1] - trace.times[0])
 

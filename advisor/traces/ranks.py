@@ -168,7 +168,15 @@ def _windows(a: Window | None, b: Window | None) -> Window | None:
     )
 
 
-_ADDED = ("calls", "time_ns", "device_ns", "bytes", "tensor_core_ns", "self_cpu_ns", "self_device_ns")
+_ADDED = (
+    "calls",
+    "time_ns",
+    "device_ns",
+    "bytes",
+    "tensor_core_ns",
+    "self_cpu_ns",
+    "self_device_ns",
+)
 
 
 def _rows(one: list[Row], other: list[Row], keys: tuple[str, ...]) -> list[Row]:

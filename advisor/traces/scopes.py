@@ -16,7 +16,7 @@ class Scopes:
 
     def __init__(self) -> None:
         self._ranges = Table()
-        """Pairs of the range around (-1: none) and a name; each is numbered after the one around."""
+        """Pairs of the range around (-1: none), which has a lower number, and a name."""
         self._device: Counter[int] = Counter()
 
     def course(self, annotations: Records) -> Course:

@@ -122,6 +122,8 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     annotations: list[Annotation] = []
     sm_efficiency: float | None = None
     """Part of the device's multiprocessors that had a block to work on, mean over the steps."""
+    filled: float | None = None
+    """The same part, mean over the time of kernels that are no collectives."""
     occupancy: float | None = None
     """Of kernels, as theirs, mean over their time."""
     launch_delay: Histogram | None = None

@@ -113,9 +113,9 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     """A place in the program's own source, and what was seen there.
 
     `samples` come from a stack sampler that looks a few times a second; `calls` and `time_ns` are
-    exact, where a probe has watched every call (`.item()`, logging, checkpoints). In a profile made
-    from a trace with stacks, `calls` is how often the phase was in this function, and `line` is where
-    the function begins (before torch 1.13, where it called).
+    exact, where a probe has watched every call (`.item()`, logging, checkpoints). In a profile
+    made from a trace with stacks, `calls` is how often the phase was in this function, and `line`
+    is where the function begins (before torch 1.13, where it called).
     """
 
     phase: str

@@ -68,12 +68,39 @@ def test_overlap_of_communication_agrees_with_hta(hta: Any, name: str) -> None:
     assert 1 - exposed / communication == pytest.approx(theirs / 100, abs=0.02)
 
 
-@pytest.mark.parametrize("name", ["resnet50_workers_0", "resnet50_workers_4"])
-def test_step_times_agree_with_torch_tb_profiler(tmp_path: Path, name: str) -> None:
+@pytest.fixture
+def tensorboard(tmp_path: Path) -> Any:
+    """torch-tb-profiler on a trace of `DATA`."""
     data = pytest.importorskip("torch_tb_profiler.profiler.data", reason=NEEDED)
     logging.getLogger("torch_tb_profiler").setLevel(logging.ERROR)
-    path = shutil.copy(DATA / f"{name}.json.gz", tmp_path / "worker0.pt.trace.json.gz")
-    parsed = data.RunProfileData.parse("worker0", None, str(path), str(tmp_path))
+
+    def parsed(name: str) -> Any:
+        path = shutil.copy(DATA / f"{name}.json.gz", tmp_path / "worker0.pt.trace.json.gz")
+        return data.RunProfileData.parse("worker0", None, str(path), str(tmp_path))
+
+    return parsed
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50_workers_0", "launch_bound_ddp_a100", "nccl_overlapped_a100"]
+)
+def test_occupancy_agrees_with_torch_tb_profiler(tensorboard: Any, name: str) -> None:
+    parsed, trace = tensorboard(name), load_trace(DATA / f"{name}.json.gz").trace
+    assert trace is not None
+    device, metrics = trace.device, parsed.gpu_metrics_parser
+    efficiency = metrics.avg_approximated_sm_efficiency_per_device[device]
+    assert trace.sm_efficiency == pytest.approx(efficiency, rel=0.005)
+    occupancy = metrics.avg_occupancy_per_device[device]
+    assert trace.occupancy == pytest.approx(occupancy / 100, rel=0.005)
+    theirs = parsed.kernel_stat
+    for kernel in trace.kernels[:5]:
+        assert kernel.blocks_per_sm == pytest.approx(theirs["blocks_per_sm"][kernel.name], rel=0.02)
+        assert kernel.occupancy == pytest.approx(theirs["occupancy"][kernel.name] / 100, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["resnet50_workers_0", "resnet50_workers_4"])
+def test_step_times_agree_with_torch_tb_profiler(tensorboard: Any, name: str) -> None:
+    parsed = tensorboard(name)
     kernel, memcpy, memset, _, _, loading, _, _, total = parsed.avg_costs.costs
     profile = load_trace(DATA / f"{name}.json.gz")
     assert profile.trace is not None
