@@ -12,6 +12,7 @@ from stepscope.advisor.traces.columns import Records
 from stepscope.advisor.traces.intervals import Int64, divide
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.launches import Launches
+from stepscope.advisor.traces.memory import PhasePeaks
 from stepscope.advisor.traces.names import Names
 from stepscope.advisor.traces.nesting import NOTHING, Course, inherited, innermost, nested
 from stepscope.advisor.traces.occupancy import Occupancy
@@ -35,6 +36,7 @@ for _role in PHASES:
     _OF_PHASE[_role] = _role
 _MARKS = (Role.STEP, Role.OPTIMIZER, Role.DATA)
 """Roles of what only the training thread does."""
+_HOST_PHASES = ("data_wait", "optimizer", "backward", "forward")
 _WIDTH = int(max(PHASES)) + 1
 
 
@@ -53,9 +55,12 @@ class Analysis:
         steps: how many there are.
         tracks: how many threads and streams there are.
         device: tracks of the device to judge by; empty where none was recorded.
+        allocator: track of its allocator; -1 where that was not recorded.
     """
 
-    def __init__(self, names: Names, steps: int, tracks: int, device: Int64) -> None:
+    def __init__(
+        self, names: Names, steps: int, tracks: int, device: Int64, allocator: int
+    ) -> None:
         self.names = names
         self.phases: list[Counter[str]] = [Counter() for _ in range(steps)]
         """Nanoseconds by phase, of each step."""
@@ -81,6 +86,8 @@ class Analysis:
         """Those of them that took a batch; others that are seen meanwhile have made it."""
         self.queue_ns = 0
         """Number of launched but unfinished pieces of work, integrated over time."""
+        self.peaks = PhasePeaks()
+        """Of memory, by phase of the host."""
         self.busy_ns = 0
         self.communication_ns = 0
         self.exchanges: list[list[Exchange]] = [[] for _ in range(steps)]
@@ -88,6 +95,7 @@ class Analysis:
         self._device = device
         self._on_device = np.zeros(tracks, bool)
         self._on_device[device] = True
+        self._allocator = allocator
         self._launches = Launches()
 
     def add(self, step: int, begin: int, end: int, records: Records) -> None:
@@ -95,6 +103,10 @@ class Analysis:
         host = records[records["kind"] <= Kind.PYTHON]
         stack = self._stack(host)
         host, phases = self._host(step, host[host["kind"] != Kind.PYTHON], stack, begin, end)
+        held = records[records["track"] == self._allocator]
+        if len(held):
+            layers = host_only_layers(host, phases, self.names)
+            self.peaks.add(held, {phase: layers[phase] for phase in _HOST_PHASES})
         own = self._work(step, records, begin, end)
         calls = self._launches.of(own["correlation"])
         bounds = stack.bounds(begin, end)

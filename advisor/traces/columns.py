@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stepscope.advisor.traces.frames import called_from, users_calls
-from stepscope.advisor.traces.kinds import KINDS, Kind
-from stepscope.advisor.traces.memory import Memory
+from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
 from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Event, Instant, Number
 
 RECORD = np.dtype(
@@ -21,7 +20,10 @@ RECORD = np.dtype(
         ("correlation", np.int64),  # of a call with what it started on a device; 0: none
         ("bytes", np.int64),  # of a copy or fill
         ("name", np.int32),
-        ("track", np.int32),  # host: the thread; device: ("device", number, stream)
+        (
+            "track",
+            np.int32,
+        ),  # host: the thread; else ("device", number, stream), ("memory", number)
         (
             "blocks_per_sm",
             np.float32,
@@ -33,8 +35,14 @@ RECORD = np.dtype(
 )
 Records = npt.NDArray[Any]
 """Rows of `RECORD`."""
+ALLOCATED, RESERVED = "bytes", "correlation"
+"""Where an event of the allocator keeps what it holds then."""
+_ON_DEVICE = 1
 Int64 = npt.NDArray[np.int64]
 _LAST = 1 << 62
+_LATEST_US = 4e15  # the year 2096
+_LONGEST_US = 8.64e10
+"""A day: where a length overflows, as some profilers' do, it is of centuries."""
 
 
 class Table(dict[Any, int]):
@@ -54,12 +62,11 @@ class Columns:
         self.name_kinds: list[int] = []
         """The kind of the first event of each name."""
         self.tracks = Table()
-        self.memory = Memory()
         self.origin_us: float | None = None
         self.foreign: Counter[str] = Counter()
         """Events of categories that are not known, by category."""
         self.unusable = 0
-        """Events whose times are no numbers."""
+        """Events whose times are no numbers, or none that a clock shows."""
 
     def records(self, events: list[AnyEvent]) -> Records:
         """The events that are kept, one row each, grouped by where they happen."""
@@ -84,15 +91,31 @@ class Columns:
         self._calls(rows[first_call:last_call], kept[first_call:last_call])
         self._device(rows[first_device:], kept[first_device:])
         self._kernels(rows[first_device:last_kernel], kept[first_device:last_kernel])
-        self.memory.add([event for event in events if type(event) is Instant])
         for category in categories.keys() - KINDS.keys():
             self.foreign[category] += len(categories[category])
-        return rows[rows["start"] < _LAST]
+        return np.concatenate([rows[rows["start"] < _LAST], self._memory(events)])
+
+    def _memory(self, events: list[AnyEvent]) -> Records:
+        """What the allocators of devices hold, where they say so (since torch 1.11)."""
+        kept = [(e, e.args) for e in events if type(e) is Instant and e.args]
+        kept = [(e, a) for e, a in kept if a.device_type == _ON_DEVICE and e.name == MEMORY_NAME]
+        kept = [(e, a) for e, a in kept if a.reserved is not None and abs(e.ts) < _LATEST_US]
+        rows = np.zeros(len(kept), RECORD)
+        if kept:
+            origin = self.origin_us = self.origin_us or kept[0][0].ts
+            rows["kind"] = Kind.MEMORY
+            rows["start"] = np.rint((np.array([e.ts for e, _ in kept]) - origin) * 1000)
+            rows["end"] = rows["start"]
+            tracks = self.tracks
+            rows["track"] = [tracks["memory", a.device_id] for _, a in kept]
+            rows[ALLOCATED] = _integers(a.allocated for _, a in kept)
+            rows[RESERVED] = _integers(a.reserved for _, a in kept)
+        return rows
 
     def _times(self, rows: Records, events: list[Event]) -> None:
         start = np.array([e.ts for e in events], np.float64)
         length = np.array([e.dur for e in events], np.float64)
-        usable = np.isfinite(start) & np.isfinite(length)
+        usable = (np.abs(start) < _LATEST_US) & (length < _LONGEST_US)
         if not usable.all():
             self.unusable += int((~usable).sum())
             start[~usable], length[~usable] = np.inf, 0
@@ -100,7 +123,7 @@ class Columns:
             self.origin_us = float(start[usable].min())
         since = np.minimum((start - (self.origin_us or 0.0)) * 1000, _LAST)
         rows["start"] = np.rint(since)
-        rows["end"] = np.rint(np.minimum(since + np.maximum(length, 0) * 1000, _LAST))
+        rows["end"] = np.rint(since + np.maximum(length, 0) * 1000)
         names = self.names
         rows["name"] = [names[e.name] for e in events]
         if len(names) > len(self.name_kinds):
@@ -117,8 +140,8 @@ class Columns:
         arguments = [e.args or NO_ARGS for e in events]
         blocks = _floats(a.blocks_per_sm for a in arguments)
         rows["blocks_per_sm"] = np.where(blocks > 0, blocks, 0)  # -1, NaN: the device is unknown
-        occupancy = _floats(-1 if a.occupancy is None else a.occupancy for a in arguments)
-        rows["occupancy"] = np.clip(np.nan_to_num(occupancy, nan=-1), -1, 100)
+        percent = _integers(-1 if a.occupancy is None else a.occupancy for a in arguments)
+        rows["occupancy"] = np.clip(percent, -1, 100)
 
     def _device(self, rows: Records, events: list[Event]) -> None:
         arguments = [e.args or NO_ARGS for e in events]

@@ -28,6 +28,12 @@ class Intervals(NamedTuple):
         ends = np.concatenate([times[:1], self.end])[place]
         return np.asarray(lengths[place] - np.maximum(0, ends - times) * (place > 0))
 
+    def around(self, times: Int64) -> npt.NDArray[np.bool_]:
+        """Whether each of some times lies in one of them."""
+        place = np.searchsorted(self.start, times, "right") - 1
+        ends = np.concatenate([self.end, times[:1]])[place]
+        return np.asarray((place >= 0) & (times < ends))
+
     def clipped(self, a: int, b: int) -> Intervals:
         """The parts of them in [a, b)."""
         start, end = np.maximum(self.start, a), np.minimum(self.end, b)

@@ -22,6 +22,8 @@ class Kind(IntEnum):
     KERNEL = 5
     COPY = 6
     FILL = 7
+    MEMORY = 8
+    """The allocator of a device got or gave back memory; a moment."""
 
 
 KINDS: dict[str, Kind] = {

@@ -19,8 +19,8 @@ LAUNCH = np.dtype(
         ("frame", np.int32),  # name of the user's function that it was called from
     ]
 )
-_KEPT = 1 << 14
-"""Calls remembered: a device's queues hold a thousand or so that have not begun."""
+_KEPT = 1 << 12
+"""Calls of earlier windows that are remembered: a device's queue holds a thousand or so."""
 
 
 class Launches:

@@ -13,6 +13,7 @@ from stepscope.advisor.traces.columns import Columns, Int64, Records
 from stepscope.advisor.traces.errors import TraceError
 from stepscope.advisor.traces.files import Source
 from stepscope.advisor.traces.kinds import Kind
+from stepscope.advisor.traces.memory import Memory
 from stepscope.advisor.traces.names import Names
 from stepscope.advisor.traces.reader import Reader
 from stepscope.advisor.traces.spool import Spool
@@ -26,6 +27,7 @@ class Analysed:
     path: Path
     reader: Reader
     columns: Columns
+    memory: Memory
     edges: Edges
     times: list[int]
     """Begin of each step and end of the last, as the device sees them, in ns since `origin_us`."""
@@ -43,25 +45,27 @@ def analyse(path: Path) -> Analysed:
     """
     source = Source(path)
     reader, columns, spool = Reader(source), Columns(), Spool()
-    marks, busy = Marks(columns), _Busy()
+    marks, busy, memory = Marks(columns), _Busy(), Memory()
     try:
         for events in reader.events():
             records = columns.records(events)
             marks.look(records)
             busy.add(records)
+            memory.add(records)
             spool.add(records)
         _check(path, reader, columns)
         devices = busy.devices(columns)
         edges = host_edges(marks)
         times = device_edges(edges, spool, marks.last) if devices else edges.times
         tracks = _tracks_of(devices[0], columns) if devices else np.empty(0, np.int64)
-        sums = Analysis(Names(columns), len(times) - 1, len(columns.tracks), tracks)
+        allocator = columns.tracks.get(("memory", devices[0]), -1) if devices else -1
+        sums = Analysis(Names(columns), len(times) - 1, len(columns.tracks), tracks, allocator)
         for step, begin, end, records in spool.windows(times):
             sums.add(step, begin, end, records)
     finally:
         reader.close()
         spool.close()
-    return Analysed(path, reader, columns, edges, times, devices, sums, source.cut_short)
+    return Analysed(path, reader, columns, memory, edges, times, devices, sums, source.cut_short)
 
 
 class _Busy:
@@ -71,7 +75,8 @@ class _Busy:
         self._time: Counter[int] = Counter()
 
     def add(self, records: Records) -> None:
-        work = records[records["kind"] > Kind.PYTHON]
+        kind = records["kind"]
+        work = records[(kind >= Kind.KERNEL) & (kind <= Kind.FILL)]
         if len(work):
             times = np.bincount(work["track"], weights=work["end"] - work["start"])
             for track in np.flatnonzero(times):
@@ -88,7 +93,9 @@ class _Busy:
 
 def _tracks_of(device: int, columns: Columns) -> Int64:
     tracks = columns.tracks.items()
-    return np.array([i for t, i in tracks if isinstance(t, tuple) and t[1] == device], np.int64)
+    return np.array(
+        [i for t, i in tracks if isinstance(t, tuple) and t[:2] == ("device", device)], np.int64
+    )
 
 
 def _check(path: Path, reader: Reader, columns: Columns) -> None:

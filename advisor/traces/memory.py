@@ -1,52 +1,77 @@
-"""Memory that the allocators hold, from the events of `profile_memory=True`."""
+"""Memory that the allocators of devices hold, from the events of `profile_memory=True`."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from stepscope.advisor.traces.kinds import MEMORY_NAME
-from stepscope.advisor.traces.reader import Instant
+import numpy as np
+
+from stepscope.advisor.traces.columns import ALLOCATED, RESERVED, Records
+from stepscope.advisor.traces.intervals import Intervals
+from stepscope.advisor.traces.kinds import Kind
 
 _MOST = 2048
-_ON_DEVICE = 1
+_PARTS = 4
 
 
 class Held(NamedTuple):
-    """Bytes at a time in microseconds of the trace's clock."""
+    """Bytes at a time, in ns since the first event that was read."""
 
-    time_us: float
+    time_ns: int
     allocated: int
     reserved: int
 
 
 class Memory:
-    """The course of what each device's allocator holds; one value for each piece of the trace."""
+    """The course of what each allocator holds; a few values for each piece of the trace."""
 
     def __init__(self) -> None:
-        self.devices: dict[int, list[Held]] = {}
+        self.course: dict[int, list[Held]] = {}
+        """By track."""
         self.peaks: dict[int, Held] = {}
 
-    def add(self, events: list[Instant]) -> None:
-        """Note the allocator's events of a piece; those of the host's memory are left out."""
-        most: dict[int, Held] = {}
-        for event in events:
-            args = event.args
-            if args is None or args.device_type != _ON_DEVICE or event.name != MEMORY_NAME:
-                continue
-            reserved, device = args.reserved, args.device_id
-            if isinstance(device, int) and isinstance(reserved, int):
-                held, allocated = most.get(device), args.allocated
-                allocated = allocated if isinstance(allocated, int) else 0
-                if held is None or (reserved, allocated) > (held.reserved, held.allocated):
-                    most[device] = Held(event.ts, allocated, reserved)
-        for device, held in most.items():
-            course = self.devices.setdefault(device, [])
-            course.append(held)
+    def add(self, records: Records) -> None:
+        """Note the allocators' events among some records."""
+        events = records[records["kind"] == Kind.MEMORY]
+        for track in np.unique(events["track"]).tolist():
+            mine = events[events["track"] == track]
+            parts = [part for part in np.array_split(mine, _PARTS) if len(part)]
+            course = self.course.setdefault(track, [])
+            course += [_held(part[part[RESERVED].argmax()]) for part in parts]
             if len(course) > _MOST:
                 del course[::2]
-            peak = self.peaks.get(device, held)
-            self.peaks[device] = Held(
-                held.time_us,
-                max(peak.allocated, held.allocated),
-                max(peak.reserved, held.reserved),
+            peak = self.peaks.get(track, course[-1])
+            self.peaks[track] = Held(
+                peak.time_ns,
+                max(peak.allocated, int(mine[ALLOCATED].max())),
+                max(peak.reserved, int(mine[RESERVED].max())),
             )
+
+
+def _held(event: Any) -> Held:
+    return Held(int(event["start"]), int(event[ALLOCATED]), int(event[RESERVED]))
+
+
+class PhasePeaks:
+    """The most that was allocated on one device while the host was in each of its phases."""
+
+    def __init__(self) -> None:
+        self.allocated: dict[str, int] = {}
+
+    def add(self, events: Records, layers: dict[str, Intervals]) -> None:
+        """Count an allocator's events.
+
+        Args:
+            events: of one device.
+            layers: phases of the host, in order of priority.
+        """
+        for phase, intervals in layers.items():
+            inside = intervals.around(events["start"])
+            self._note(phase, events[inside])
+            events = events[~inside]
+        self._note("python", events)
+
+    def _note(self, phase: str, events: Records) -> None:
+        if len(events):
+            most = max(self.allocated.get(phase, 0), int(events[ALLOCATED].max()))
+            self.allocated[phase] = most

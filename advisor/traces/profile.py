@@ -178,17 +178,20 @@ def _loaders(trace: Analysed) -> list[Loader]:
 
 def _samples(trace: Analysed) -> Samples:
     """What the busiest device's allocator held, over time."""
-    origin = trace.columns.origin_us or 0.0
     for device in trace.devices[:1]:
-        course = trace.columns.memory.devices.get(device)
+        course = trace.memory.course.get(_allocator(trace, device))
         if course:
             return Samples(
-                time_ns=[round((held.time_us - origin) * 1000) for held in course],
+                time_ns=[held.time_ns for held in course],
                 columns={
                     f"gpu{device}_memory_used_bytes": [float(held.reserved) for held in course]
                 },
             )
     return Samples(time_ns=[], columns={})
+
+
+def _allocator(trace: Analysed, device: int) -> int:
+    return trace.columns.tracks.get(("memory", device), -1)
 
 
 def _window(trace: Analysed, steps: Steps) -> Window | None:
@@ -243,7 +246,7 @@ def _trace(trace: Analysed) -> Trace:
     if not trace.devices:
         return Trace(lost_events=_lost(trace), annotations=_annotations(trace))
     device = trace.devices[0]
-    peak = trace.columns.memory.peaks.get(device)
+    peak = trace.memory.peaks.get(_allocator(trace, device))
     span = max(1, trace.times[-1] - trace.times[0])
     return Trace(
         device=device,
@@ -263,6 +266,7 @@ def _trace(trace: Analysed) -> Trace:
         queue_length=sums.queue_ns / span if sums.delays.counts else None,
         peak_allocated_bytes=peak.allocated if peak else None,
         peak_reserved_bytes=peak.reserved if peak else None,
+        peak_allocated_by_phase=sums.peaks.allocated,
         lost_events=_lost(trace),
     )
 

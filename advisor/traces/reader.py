@@ -20,8 +20,10 @@ from msgspec import Struct, field
 from stepscope.advisor.traces.errors import TraceError
 from stepscope.advisor.traces.files import Source
 
-PIECE: Final = 256 << 10
-"""Bytes decoded at once: the events of a piece stay in the processor's cache."""
+PIECE: Final = 1 << 20
+"""Bytes decoded at once: a piece's events stay in the processor's cache, and are so many that what
+is done once a piece costs little."""
+_BEFORE_EVENT: Final = b" \t\r\n,"
 _LARGEST_EVENT: Final = 64 << 20
 _LARGEST_HEAD: Final = 64 << 20
 _EVENTS = re.compile(rb'"traceEvents"\s*:\s*\[')
@@ -144,8 +146,7 @@ class Reader:
             if self._ended:
                 self._tail.append(block)
                 continue
-            self._buffer += block
-            yield from self._pieces()
+            yield from self._pieces(block)
             if len(self._buffer) > _LARGEST_EVENT:
                 raise TraceError(f"{self._source.path}: has an event of more than 64 MB")
         yield from self._rest()
@@ -192,20 +193,25 @@ class Reader:
                     continue
                 setattr(self.metadata, name, value)
 
-    def _pieces(self) -> Iterator[list[AnyEvent]]:
-        """Decode the buffer up to the last cut in it."""
+    def _pieces(self, block: bytes) -> Iterator[list[AnyEvent]]:
+        """Decode what is there up to the last cut in a block; the rest waits for the next."""
         if self._separator is None:
-            self._separator = _separator(self._buffer)
-        cut = self._buffer.rfind(self._separator) if self._separator else -1
-        if cut >= 0:
-            piece, self._buffer = self._buffer[: cut + 1], self._buffer[cut + 1 :]
-            yield self._decode(piece)
+            block, self._buffer = self._buffer + block, b""
+            self._separator = _separator(block)
+        cut = block.rfind(self._separator) if self._separator else -1
+        if cut < 0:
+            self._buffer += block
+            return
+        piece = b"".join((b"[", self._buffer, memoryview(block)[: cut + 1], b"]"))
+        self._buffer = block[cut + 1 :].lstrip(_BEFORE_EVENT)
+        yield self._decode(piece)
 
     def _decode(self, piece: bytes) -> list[AnyEvent]:
+        """The events of a piece in brackets."""
         try:
-            return self._typed.decode(b"[" + piece.lstrip(b" \t\r\n,") + b"]")
+            return self._typed.decode(piece)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            events, rest = self._one_by_one(piece)
+            events, rest = self._one_by_one(piece[1:-1])
             self._buffer = rest + self._buffer
             if self._ended:
                 self._tail.append(self._buffer)

@@ -133,5 +133,7 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     peak_allocated_bytes: int | None = None
     """Largest value of the allocator on the device, where memory was profiled."""
     peak_reserved_bytes: int | None = None
+    peak_allocated_by_phase: dict[str, int] = {}
+    """Likewise, while the host was in a phase: `forward`, `backward`, `optimizer`, ..."""
     lost_events: Count = 0
     """Events of the file that could not be read."""

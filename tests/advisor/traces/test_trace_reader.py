@@ -15,9 +15,15 @@ from trace_documents import DATA, document, host, write
 from stepscope.advisor.inputs import is_trace
 from stepscope.advisor.traces.errors import TraceError
 from stepscope.advisor.traces.files import Source
-from stepscope.advisor.traces.reader import PIECE, AnyEvent, Event, Reader
+from stepscope.advisor.traces.reader import AnyEvent, Event, Reader
 
-MANY = 6000
+MANY, PIECE = 6000, 256 << 10
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several pieces even of a small file."""
+    monkeypatch.setattr("stepscope.advisor.traces.reader.PIECE", PIECE)
 
 
 def many(**metadata: Any) -> dict[str, Any]:
