@@ -100,15 +100,17 @@ class Analysis:
 
     def add(self, step: int, begin: int, end: int, records: Records) -> None:
         """Take a window of one step."""
-        host = records[records["kind"] <= Kind.PYTHON]
-        stack = self._stack(host)
-        host, phases = self._host(step, host[host["kind"] != Kind.PYTHON], stack, begin, end)
+        kind = records["kind"]
+        host, called = records[kind < Kind.PYTHON], records[kind == Kind.PYTHON]
+        stack = self._stack(host, called)
+        host, phases = self._host(step, host, stack, begin, end)
         held = records[records["track"] == self._allocator]
         if len(held):
             layers = host_only_layers(host, phases, self.names)
             self.peaks.add(held, {phase: layers[phase] for phase in _HOST_PHASES})
-        own = self._work(step, records, begin, end)
+        own = records[self._on_device[records["track"]]]
         calls = self._launches.of(own["correlation"])
+        self._count_work(step, own, calls, begin, end)
         bounds = stack.bounds(begin, end)
         parts = self._divided(bounds, host, phases, own, calls)
         parts["python"] = np.diff(bounds) - sum(parts.values())
@@ -128,9 +130,8 @@ class Analysis:
 
     # The host -----------------------------------------------------------------------------------
 
-    def _stack(self, host: Records) -> Course:
+    def _stack(self, host: Records, called: Records) -> Course:
         """The name of the user's function that the training thread is in, at any time."""
-        called = host[host["kind"] == Kind.PYTHON]
         if not len(called):
             return NOTHING
         marks = host["track"][np.isin(self.names.role[host["name"]], _MARKS)]
@@ -143,7 +144,7 @@ class Analysis:
         self, step: int, host: Records, stack: Course, begin: int, end: int
     ) -> tuple[Records, Int64]:
         """Its events in order of time, and the role that each inherits."""
-        host = host[np.lexsort((-host["end"], host["start"], host["track"]))]
+        host = _by_thread(host)
         scopes = np.full(len(host), -1, np.int64)
         phases = np.zeros(len(host), np.int64)
         parents = np.full(len(host), -1, np.int64)
@@ -188,20 +189,18 @@ class Analysis:
 
     # The device ---------------------------------------------------------------------------------
 
-    def _work(self, step: int, records: Records, begin: int, end: int) -> Records:
-        """What ran on the device that is judged by, and its sums."""
-        work: Records = records[records["kind"] > Kind.PYTHON]
-        work = work[self._on_device[work["track"]]]
-        fresh = work[work["start"] >= begin]
+    def _count_work(self, step: int, work: Records, calls: Records, begin: int, end: int) -> None:
+        """Add up what ran on the device that is judged by, and the calls that launched it."""
+        self.occupancy.add(work[work["kind"] == Kind.KERNEL], begin, end)
+        started = work["start"] >= begin
+        fresh, calls = work[started], calls[started]
         length = fresh["end"] - fresh["start"]
         kernel = fresh["kind"] == Kind.KERNEL
         self.kernels.add(fresh["name"][kernel], time=length[kernel])
-        self.occupancy.add(work[work["kind"] == Kind.KERNEL], begin, end)
         exchange = self.names.category[fresh["name"]] == self.names.is_("collective")
         pairs = zip(fresh["name"][exchange].tolist(), length[exchange].tolist(), strict=True)
         self.exchanges[step] += [Exchange(name, duration) for name, duration in pairs]
         self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=fresh["bytes"][~kernel])
-        calls = self._launches.of(fresh["correlation"])
         known = calls["tag"] >= 0
         self.operators.more("device", calls["tag"][known], length[known])
         self.scopes.add(calls["scope"][known], length[known])
@@ -210,7 +209,6 @@ class Analysis:
         waited = fresh["start"][known] - calls["start"][known]
         self.delays.add(waited[kernel[known]])
         self.queue_ns += int(np.maximum(0, waited).sum())
-        return work
 
     # The division -------------------------------------------------------------------------------
 
@@ -243,3 +241,14 @@ class Analysis:
             },
             bounds,
         )
+
+
+def _by_thread(host: Records) -> Records:
+    """Records in order of time, as those of each thread; where two begin together, longer first."""
+    rows = host[np.argsort(host["track"], kind="stable")]
+    start, track = rows["start"], rows["track"]
+    same = np.concatenate([[False], (start[1:] == start[:-1]) & (track[1:] == track[:-1]), [False]])
+    tied = np.flatnonzero(same[1:] | same[:-1])
+    among = rows[tied]
+    rows[tied] = among[np.lexsort((-among["end"], among["start"], among["track"]))]
+    return rows

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from stepscope.advisor.traces.frames import called_from, users_calls
 from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
-from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Event, Instant, Number
+from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Args, Event, Instant, Number
 
 RECORD = np.dtype(
     [
@@ -69,48 +69,35 @@ class Columns:
         """Events whose times are no numbers, or none that a clock shows."""
 
     def records(self, events: list[AnyEvent]) -> Records:
-        """The events that are kept, one row each, grouped by where they happen."""
-        categories: defaultdict[str, list[Event]] = defaultdict(list)
-        for event in events:
-            if type(event) is Event:
-                categories[event.cat].append(event)
-        groups = {kind: _of(kind, categories) for kind in Kind}
-        groups[Kind.PYTHON] = [
-            *users_calls(groups[Kind.PYTHON]),
-            *called_from(groups[Kind.OPERATOR]),
-        ]
+        """The events that are kept, one row each, grouped by kind."""
+        groups = self._groups(events)
         kept = [event for group in groups.values() for event in group]
         rows = np.zeros(len(kept), RECORD)
         rows["kind"] = np.repeat(list(groups), [len(group) for group in groups.values()])
         self._times(rows, kept)
-        edges = [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.KERNEL, Kind.KERNEL + 1]
-        ends = np.searchsorted(rows["kind"], edges)
-        first_call, last_call, first_device, last_kernel = (int(end) for end in ends)
-        tracks = self.tracks
-        rows["track"][:first_device] = [tracks[event.tid] for event in kept[:first_device]]
-        self._calls(rows[first_call:last_call], kept[first_call:last_call])
-        self._device(rows[first_device:], kept[first_device:])
-        self._kernels(rows[first_device:last_kernel], kept[first_device:last_kernel])
+        self._names(rows, kept)
+        begin = 0
+        for kind, group in groups.items():
+            end = begin + len(group)
+            if group:
+                self._fill(kind, rows[begin:end], group)
+            begin = end
+        return rows[rows["start"] < _LAST]
+
+    def _groups(self, events: list[AnyEvent]) -> dict[Kind, list[Event]]:
+        categories: defaultdict[str, list[Event]] = defaultdict(list)
+        moments: list[Instant] = []
+        for event in events:
+            if type(event) is Event:
+                categories[event.cat].append(event)
+            elif type(event) is Instant:
+                moments.append(event)
         for category in categories.keys() - KINDS.keys():
             self.foreign[category] += len(categories[category])
-        return np.concatenate([rows[rows["start"] < _LAST], self._memory(events)])
-
-    def _memory(self, events: list[AnyEvent]) -> Records:
-        """What the allocators of devices hold, where they say so (since torch 1.11)."""
-        kept = [(e, e.args) for e in events if type(e) is Instant and e.args]
-        kept = [(e, a) for e, a in kept if a.device_type == _ON_DEVICE and e.name == MEMORY_NAME]
-        kept = [(e, a) for e, a in kept if a.reserved is not None and abs(e.ts) < _LATEST_US]
-        rows = np.zeros(len(kept), RECORD)
-        if kept:
-            origin = self.origin_us = self.origin_us or kept[0][0].ts
-            rows["kind"] = Kind.MEMORY
-            rows["start"] = np.rint((np.array([e.ts for e, _ in kept]) - origin) * 1000)
-            rows["end"] = rows["start"]
-            tracks = self.tracks
-            rows["track"] = [tracks["memory", a.device_id] for _, a in kept]
-            rows[ALLOCATED] = _integers(a.allocated for _, a in kept)
-            rows[RESERVED] = _integers(a.reserved for _, a in kept)
-        return rows
+        groups = {kind: _of(kind, categories) for kind in Kind}
+        groups[Kind.PYTHON] = users_calls(groups[Kind.PYTHON]) + called_from(groups[Kind.OPERATOR])
+        groups[Kind.MEMORY] = _held_by_devices(moments)
+        return groups
 
     def _times(self, rows: Records, events: list[Event]) -> None:
         start = np.array([e.ts for e in events], np.float64)
@@ -124,6 +111,8 @@ class Columns:
         since = np.minimum((start - (self.origin_us or 0.0)) * 1000, _LAST)
         rows["start"] = np.rint(since)
         rows["end"] = np.rint(since + np.maximum(length, 0) * 1000)
+
+    def _names(self, rows: Records, events: list[Event]) -> None:
         names = self.names
         rows["name"] = [names[e.name] for e in events]
         if len(names) > len(self.name_kinds):
@@ -131,37 +120,56 @@ class Columns:
             new = first[known >= len(self.name_kinds)]
             self.name_kinds += rows["kind"][new].tolist()
 
-    @staticmethod
-    def _calls(rows: Records, events: list[Event]) -> None:
-        rows["correlation"] = _integers((e.args or NO_ARGS).correlation for e in events)
-
-    @staticmethod
-    def _kernels(rows: Records, events: list[Event]) -> None:
-        arguments = [e.args or NO_ARGS for e in events]
-        blocks = _floats(a.blocks_per_sm for a in arguments)
-        rows["blocks_per_sm"] = np.where(blocks > 0, blocks, 0)  # -1, NaN: the device is unknown
-        percent = _integers(-1 if a.occupancy is None else a.occupancy for a in arguments)
-        rows["occupancy"] = np.clip(percent, -1, 100)
-
-    def _device(self, rows: Records, events: list[Event]) -> None:
-        arguments = [e.args or NO_ARGS for e in events]
-        rows["correlation"] = _integers(a.correlation for a in arguments)
-        rows["bytes"] = _integers(a.bytes for a in arguments)
+    def _fill(self, kind: Kind, rows: Records, events: list[Event]) -> None:
+        """What is told of one kind only."""
         tracks = self.tracks
-        rows["track"] = [
-            tracks[
-                "device",
-                event.pid if args.device is None else args.device,
-                event.tid if args.stream is None else args.stream,
+        if kind <= Kind.PYTHON:
+            rows["track"] = [tracks[event.tid] for event in events]
+            if kind != Kind.RUNTIME:
+                return
+        arguments = [event.args or NO_ARGS for event in events]
+        if kind == Kind.MEMORY:
+            rows["track"] = [tracks["memory", args.device_id] for args in arguments]
+            rows[ALLOCATED] = _integers(args.allocated for args in arguments)
+            rows[RESERVED] = _integers(args.reserved for args in arguments)
+            return
+        rows["correlation"] = _integers(args.correlation for args in arguments)
+        if kind >= Kind.KERNEL:
+            rows["track"] = [
+                tracks[
+                    "device",
+                    event.pid if args.device is None else args.device,
+                    event.tid if args.stream is None else args.stream,
+                ]
+                for event, args in zip(events, arguments, strict=True)
             ]
-            for event, args in zip(events, arguments, strict=True)
-        ]
+        if kind in (Kind.COPY, Kind.FILL):
+            rows["bytes"] = _integers(args.bytes for args in arguments)
+        if kind == Kind.KERNEL:
+            _fill_occupancy(rows, arguments)
+
+
+def _fill_occupancy(kernels: Records, arguments: list[Args]) -> None:
+    blocks = _floats(args.blocks_per_sm for args in arguments)
+    kernels["blocks_per_sm"] = np.where(blocks > 0, blocks, 0)  # -1, NaN: the device is unknown
+    percent = _integers(-1 if args.occupancy is None else args.occupancy for args in arguments)
+    kernels["occupancy"] = np.clip(percent, -1, 100)
 
 
 def _of(kind: Kind, categories: dict[str, list[Event]]) -> list[Event]:
     """All events of a kind; of most kinds a trace has one category."""
     found = [events for category, events in categories.items() if KINDS.get(category) == kind]
     return found[0] if len(found) == 1 else [event for events in found for event in events]
+
+
+def _held_by_devices(moments: list[Instant]) -> list[Event]:
+    """What allocators of devices hold, where they say so (since torch 1.11), as events."""
+    held = [m for m in moments if m.name == MEMORY_NAME and m.args]
+    return [
+        Event(name=m.name, ts=m.ts, args=m.args)
+        for m in held
+        if m.args.device_type == _ON_DEVICE and m.args.reserved is not None
+    ]
 
 
 def _integers(values: Iterable[Number]) -> Int64:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stepscope.advisor.traces.columns import RECORD, Records
+from stepscope.advisor.traces.kinds import Kind
 
 RUN = 1 << 17
 """Records sorted at once: 5 MB."""
@@ -55,21 +56,24 @@ class Spool:
         self._file.write(run.tobytes())
         self._waiting, self._count = [], 0
 
-    def windows(self, edges: Sequence[int]) -> Iterator[tuple[int, int, int, Records]]:
+    def windows(
+        self, edges: Sequence[int], least: Kind = Kind.OPERATOR
+    ) -> Iterator[tuple[int, int, int, Records]]:
         """For consecutive times, what happens between them.
 
         Args:
             edges: increasing times.
+            least: kinds below this one are left out.
 
         Yields:
             The number of the window, its begin and end, and the records that overlap it, sorted by
             start. A window of very many records comes in pieces, each with its own begin and end.
         """
         self._flush()
-        open_ = self._before(edges[0])
+        open_ = self._before(edges[0], least)
         for number, (a, b) in enumerate(pairwise(edges)):
             for begin, end in self._pieces(a, b):
-                started = self._between(begin, end)
+                started = self._between(begin, end, least)
                 records = np.concatenate([open_[open_["end"] > begin], started])
                 yield number, begin, end, records
                 open_ = records[records["end"] > end]
@@ -83,16 +87,17 @@ class Spool:
         cuts = [a + (b - a) * i // parts for i in range(parts + 1)]
         return list(pairwise(cuts))
 
-    def _before(self, a: int) -> Records:
+    def _before(self, a: int, least: Kind) -> Records:
         """Records that start before a time and last until after it."""
         lasting = [np.empty(0, RECORD)]
         for run, index in enumerate(self._starts):
             last = int(np.searchsorted(index, a, "left")) * _STRIDE
             rows = self._read(run, 0, last)
-            lasting.append(rows[(rows["start"] < a) & (rows["end"] > a)])
+            across = (rows["start"] < a) & (rows["end"] > a)
+            lasting.append(rows[across & (rows["kind"] >= least)])
         return np.sort(np.concatenate(lasting), order="start", kind="stable")
 
-    def _between(self, a: int, b: int) -> Records:
+    def _between(self, a: int, b: int, least: Kind) -> Records:
         """Records that start in [a, b)."""
         slices = []
         for run, index in enumerate(self._starts):
@@ -101,7 +106,8 @@ class Spool:
             if last > first:
                 rows = self._read(run, first, last)
                 low, high = np.searchsorted(rows["start"], [a, b])
-                slices.append(rows[low:high])
+                rows = rows[low:high]
+                slices.append(rows[rows["kind"] >= least] if least else rows)
         if not slices:
             return np.empty(0, RECORD)
         rows = np.concatenate(slices)

@@ -116,7 +116,7 @@ def device_edges(edges: Edges, spool: Spool, end: int) -> list[int]:
     last = np.array(times[1:], np.int64)
     launches = Launches()
     beyond = max(end, times[-1] + 1)
-    for _, _, _, records in spool.windows([*times, beyond]):
+    for _, _, _, records in spool.windows([*times, beyond], Kind.RUNTIME):
         calls = records[(records["kind"] == Kind.RUNTIME)]
         tags = np.searchsorted(times, calls["start"], "right") - 1
         launches.add(calls, tag=tags)
