@@ -103,7 +103,7 @@ class Analysis:
         kind = records["kind"]
         host, called = records[kind < Kind.PYTHON], records[kind == Kind.PYTHON]
         stack = self._stack(host, called)
-        host, phases = self._host(step, host, stack, begin, end)
+        phases = self._host(step, host, stack, begin, end)
         held = records[records["track"] == self._allocator]
         if len(held):
             layers = host_only_layers(host, phases, self.names)
@@ -140,11 +140,10 @@ class Analysis:
         called = called[np.lexsort((-called["end"], called["start"]))]
         return innermost(called["start"], called["end"], called["name"].astype(np.int64))
 
-    def _host(
-        self, step: int, host: Records, stack: Course, begin: int, end: int
-    ) -> tuple[Records, Int64]:
-        """Its events in order of time, and the role that each inherits."""
-        host = _by_thread(host)
+    def _host(self, step: int, host: Records, stack: Course, begin: int, end: int) -> Int64:
+        """The role that each of its events inherits."""
+        order = _by_thread(host)
+        host = host[order]
         scopes = np.full(len(host), -1, np.int64)
         phases = np.zeros(len(host), np.int64)
         parents = np.full(len(host), -1, np.int64)
@@ -168,8 +167,9 @@ class Analysis:
             scope=scopes[call],
             frame=stack.at(host["start"][call]),
         )
-        order = np.argsort(host["start"], kind="stable")
-        return host[order], phases[order]
+        in_time = np.empty_like(phases)
+        in_time[order] = phases
+        return in_time
 
     def _count_host(
         self, step: int, host: Records, stack: Course, phases: Int64, selves: Int64, begin: int
@@ -243,12 +243,16 @@ class Analysis:
         )
 
 
-def _by_thread(host: Records) -> Records:
-    """Records in order of time, as those of each thread; where two begin together, longer first."""
-    rows = host[np.argsort(host["track"], kind="stable")]
-    start, track = rows["start"], rows["track"]
+def _by_thread(host: Records) -> Int64:
+    """The order of records by thread; in one by time, and where two begin together, longer first.
+
+    Args:
+        host: in order of time.
+    """
+    order = np.argsort(host["track"], kind="stable")
+    start, track = host["start"][order], host["track"][order]
     same = np.concatenate([[False], (start[1:] == start[:-1]) & (track[1:] == track[:-1]), [False]])
     tied = np.flatnonzero(same[1:] | same[:-1])
-    among = rows[tied]
-    rows[tied] = among[np.lexsort((-among["end"], among["start"], among["track"]))]
-    return rows
+    among = order[tied]
+    order[tied] = among[np.lexsort((-host["end"][among], start[tied], track[tied]))]
+    return order

@@ -28,6 +28,8 @@ class Launches:
 
     def __init__(self) -> None:
         self._calls: npt.NDArray[Any] = np.empty(0, LAUNCH)
+        self._order = np.empty(0, np.int64)
+        """Of the calls by correlation."""
 
     def add(self, rows: Records, **columns: Int64) -> None:
         """Note calls of a window; those without correlation are left out.
@@ -45,15 +47,16 @@ class Launches:
         kept = self._calls
         if len(kept) > _KEPT:
             kept = kept[np.argsort(kept["start"])[-_KEPT:]]
-        calls = np.concatenate([kept, calls])
-        self._calls = calls[np.argsort(calls["correlation"], kind="stable")]
+        self._calls = np.concatenate([kept, calls])
+        self._order = np.argsort(self._calls["correlation"], kind="stable")
 
     def of(self, correlation: Int64) -> npt.NDArray[Any]:
         """The call that started each work; where it is not known, all columns are -1."""
         found = np.full(len(correlation), -1, LAUNCH)
         if len(self._calls):
-            place = np.searchsorted(self._calls["correlation"], correlation, "right") - 1
-            place = np.maximum(place, 0)
-            known = (self._calls["correlation"][place] == correlation) & (correlation != 0)
+            numbers = self._calls["correlation"][self._order]
+            place = np.maximum(np.searchsorted(numbers, correlation, "right") - 1, 0)
+            known = (numbers[place] == correlation) & (correlation != 0)
+            place = self._order[place]
             found[known] = self._calls[place[known]]
         return found

@@ -108,8 +108,8 @@ class Spool:
                 low, high = np.searchsorted(rows["start"], [a, b])
                 rows = rows[low:high]
                 slices.append(rows[rows["kind"] >= least] if least else rows)
-        if not slices:
-            return np.empty(0, RECORD)
+        if len(slices) <= 1:
+            return slices[0] if slices else np.empty(0, RECORD)
         rows = np.concatenate(slices)
         return rows[np.argsort(rows["start"], kind="stable")]
 
