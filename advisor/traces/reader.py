@@ -9,6 +9,7 @@ event; what that cannot read either is counted and left out.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -156,6 +157,7 @@ class Reader:
         head = b""
         for block in blocks:
             head += block
+            head = head.removeprefix(codecs.BOM_UTF8)
             start = head.lstrip()[:1]
             if start not in (b"{", b"["):
                 break
@@ -257,6 +259,7 @@ class Reader:
     def _rest(self) -> Iterator[list[AnyEvent]]:
         """What is left when the file is at its end: the last events, and what stands behind."""
         if not self._ended:
+            self._separator = self._separator or _separator(self._buffer)
             events, rest = self._one_by_one(self._buffer)
             self._buffer = rest
             yield events
@@ -277,10 +280,11 @@ def _separator(buffer: bytes) -> bytes | None:
     text = buffer.decode("utf-8", "surrogateescape")
     try:
         _, end = json.JSONDecoder(strict=False).raw_decode(text, _skip(text, 0))
-    except ValueError:
-        return None
-    first = len(text[:end].encode("utf-8", "surrogateescape"))
-    found = _BETWEEN.match(buffer, first - 1)
+    except ValueError:  # the first event is damaged; what looks like an end most likely is one
+        found = _BETWEEN.search(buffer)
+    else:
+        first = len(text[:end].encode("utf-8", "surrogateescape"))
+        found = _BETWEEN.match(buffer, first - 1)
     return found.group() if found else None
 
 

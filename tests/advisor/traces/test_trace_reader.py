@@ -139,6 +139,17 @@ def test_what_is_no_json_costs_at_most_its_own_event(tmp_path: Path, odd: str, l
     assert not reader.truncated
 
 
+@pytest.mark.parametrize("which", [0, 1, 3])
+def test_one_bad_event_of_a_small_file_costs_only_itself(tmp_path: Path, which: int) -> None:
+    names = ["aten::zero", "aten::one", "aten::two", "aten::three", "aten::four"]
+    content = json.dumps(document([host(name, 0, 1) for name in names]), indent=1)
+    path = tmp_path / "trace.json"
+    path.write_text(content.replace(names[which], 'torch.compile "x"'), encoding="utf-8-sig")
+    reader, events = read(path)
+    assert [e.name for e in complete(events)] == names[:which] + names[which + 1 :]
+    assert (reader.lost, reader.truncated) == (1, False)
+
+
 def test_bytes_that_are_no_text_are_replaced(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     content = json.dumps(many()).encode()

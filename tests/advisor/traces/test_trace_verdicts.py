@@ -209,8 +209,36 @@ def test_traces_of_others_are_refused(tmp_path: Path, events: list[Any], words: 
         load_trace(write(tmp_path / "trace.json", document(events)))
 
 
+@pytest.mark.parametrize(
+    ("odd", "arithmetic"),
+    [
+        ({"dur": 1.8446744073709551e16}, 0),  # a negative length, written as if it were unsigned
+        ({"dur": -5}, 0),
+        ({"dur": "12"}, 12),
+        ({"ts": "nan"}, 0),
+        ({"name": None}, 0),
+        ({"args": None}, 100),
+        ({"args": {"correlation": 2**64 - 1, "bytes": 2**70, "blocks per SM": "x"}}, 100),
+        ({"args": {"correlation": "1", "est. achieved occupancy %": "N/A"}}, 100),
+    ],
+)
+def test_odd_values_of_a_kernel_cost_at_most_itself(
+    tmp_path: Path, odd: dict[str, Any], arithmetic: int
+) -> None:
+    events = []
+    for i in range(3):
+        events += [step(i, 1000 * i, 1000), launch(i + 1, 1000 * i + 10)]
+        events += [work("sgemm", i + 1, 1000 * i + 200, 100)]
+    events[2] |= odd
+    profile = load_trace(write(tmp_path / "trace.json", document(events)))
+    assert profile.steady.phases["arithmetic"] == [arithmetic * 1000, 100_000, 100_000]
+    assert sum(map(sum, profile.steady.phases.values())) == 3_000_000
+
+
 def test_memory_of_the_allocator(tmp_path: Path) -> None:
-    events = [host("aten::mm", 0, 10), step(0, 0, 10), work("sgemm", 1, 5, 4)]
+    events = [host("aten::mm", 0, 10), step(0, 0, 30), work("sgemm", 1, 5, 4)]
+    events += [host("Optimizer.step#SGD.step", 20, 5, "user_annotation")]
+    events += [host("autograd::engine::evaluate_function: MmBackward0", 11, 4)]
     kind = {"ph": "i", "name": "[memory]", "cat": "cpu_instant_event", "s": "t"}
     for i in range(50):
         held = {"Total Allocated": 10 * i, "Total Reserved": 1000 - abs(i - 20)}
@@ -223,4 +251,6 @@ def test_memory_of_the_allocator(tmp_path: Path) -> None:
     profile = load_trace(path)
     assert profile.trace is not None
     assert profile.trace.peak_reserved_bytes == 1000
+    peaks = {"forward": 90, "backward": 140, "optimizer": 240, "python": 290}
+    assert profile.trace.peak_allocated_by_phase == peaks
     assert advise(profile, KNOWLEDGE).facts["gpu.memory_share"] == 0.5
