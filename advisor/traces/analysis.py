@@ -134,17 +134,23 @@ class Analysis:
         """The name of the user's function that the training thread is in, at any time."""
         if not len(called):
             return NOTHING
-        marks = host["track"][np.isin(self.names.role[host["name"]], _MARKS)]
-        most = np.bincount(called["track"], weights=called["end"] - called["start"])
-        called = called[called["track"] == (marks[0] if len(marks) else most.argmax())]
+        main = self._main_thread(host)
+        if main < 0:
+            time = np.bincount(called["track"], weights=called["end"] - called["start"])
+            main = int(time.argmax())
+        called = called[called["track"] == main]
         called = called[np.lexsort((-called["end"], called["start"]))]
         return innermost(called["start"], called["end"], called["name"].astype(np.int64))
+
+    def _main_thread(self, host: Records) -> int:
+        """The track of the training thread: of what only it does; -1 where it does nothing such."""
+        marks = host["track"][np.isin(self.names.role[host["name"]], _MARKS)]
+        return int(marks[0]) if len(marks) else -1
 
     def _host(self, step: int, host: Records, stack: Course, begin: int, end: int) -> Int64:
         """The role that each of its events inherits."""
         order = _by_thread(host)
         host = host[order]
-        scopes = np.full(len(host), -1, np.int64)
         phases = np.zeros(len(host), np.int64)
         parents = np.full(len(host), -1, np.int64)
         selves = np.zeros(len(host), np.int64)
@@ -157,14 +163,13 @@ class Analysis:
             phases[low:high] = inherited(own, forest)
             parents[low:high] = np.where(forest.parent >= 0, forest.parent + low, -1)
             selves[low:high] = forest.self_time
-            scopes[low:high] = self.scopes.course(rows[rows["kind"] == Kind.ANNOTATION]).at(start)
         self._count_host(step, host, stack, phases, selves, begin)
         call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= begin)
         around = np.where(parents >= 0, host["name"][parents], host["name"])
         self._launches.add(
             host[call],
             tag=around[call].astype(np.int64) * _WIDTH + phases[call],
-            scope=scopes[call],
+            scope=self.scopes.around(host, self._main_thread(host))[call],
             frame=stack.at(host["start"][call]),
         )
         in_time = np.empty_like(phases)
@@ -200,7 +205,8 @@ class Analysis:
         exchange = self.names.category[fresh["name"]] == self.names.is_("collective")
         pairs = zip(fresh["name"][exchange].tolist(), length[exchange].tolist(), strict=True)
         self.exchanges[step] += [Exchange(name, duration) for name, duration in pairs]
-        self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=fresh["bytes"][~kernel])
+        size = np.maximum(fresh["bytes"], calls["bytes"])[~kernel]
+        self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=np.maximum(0, size))
         known = calls["tag"] >= 0
         self.operators.more("device", calls["tag"][known], length[known])
         self.scopes.add(calls["scope"][known], length[known])

@@ -18,7 +18,7 @@ RECORD = np.dtype(
         ("start", np.int64),  # ns since the first event that was read
         ("end", np.int64),
         ("correlation", np.int64),  # of a call with what it started on a device; 0: none
-        ("bytes", np.int64),  # of a copy or fill
+        ("bytes", np.int64),  # of a copy or fill; ROCm tells it of the call that starts one
         ("name", np.int32),
         (
             "track",
@@ -134,7 +134,9 @@ class Columns:
             rows[RESERVED] = _integers(args.reserved for args in arguments)
             return
         rows["correlation"] = _integers(args.correlation for args in arguments)
-        if kind >= Kind.KERNEL:
+        if kind == Kind.RUNTIME:
+            rows["bytes"] = _integers(args.size for args in arguments)
+        else:
             rows["track"] = [
                 tracks[
                     "device",

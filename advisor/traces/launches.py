@@ -14,6 +14,7 @@ LAUNCH = np.dtype(
         ("correlation", np.int64),
         ("start", np.int64),
         ("end", np.int64),
+        ("bytes", np.int64),
         ("tag", np.int64),  # what the caller wants to know of it later
         ("scope", np.int32),  # the ranges of the user's around it
         ("frame", np.int32),  # name of the user's function that it was called from
@@ -40,7 +41,7 @@ class Launches:
         """
         named = rows["correlation"] != 0
         calls = np.full(int(named.sum()), -1, LAUNCH)
-        for name in ("correlation", "start", "end"):
+        for name in ("correlation", "start", "end", "bytes"):
             calls[name] = rows[name][named]
         for name, column in columns.items():
             calls[name] = column[named]

@@ -8,6 +8,7 @@ import numpy as np
 
 from stepscope.advisor.traces.columns import Records, Table
 from stepscope.advisor.traces.intervals import Int64
+from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.nesting import NOTHING, Course, innermost, nested
 
 
@@ -19,20 +20,30 @@ class Scopes:
         """Pairs of the range around (-1: none), which has a lower number, and a name."""
         self._device: Counter[int] = Counter()
 
-    def course(self, annotations: Records) -> Course:
-        """The innermost range at any time.
+    def around(self, host: Records, main: int) -> Int64:
+        """The innermost range around the begin of each event; -1 for none.
 
         Args:
-            annotations: of one thread, sorted by start; at equal starts the longer one first.
+            host: all events, by thread and start; at equal starts the longer one first.
+            main: track of the training thread. It waits for those of autograd's engine, so what
+                they do belongs to its ranges too.
         """
-        if not len(annotations):
-            return NOTHING
+        named, track, start = host["kind"] == Kind.ANNOTATION, host["track"], host["start"]
+        course = self._course(host[named & (track == main)])
+        found = course.at(start)
+        for other in np.unique(track[named & (track != main)]).tolist():
+            mine = track == other
+            inner = self._course(host[named & mine], course).at(start[mine])
+            found[mine] = np.where(inner >= 0, inner, found[mine])
+        return found
+
+    def _course(self, annotations: Records, around: Course = NOTHING) -> Course:
+        """The innermost range of one thread at any time, inside those of another."""
         start, end = annotations["start"], annotations["end"]
+        parents, outer = nested(start, end).parent.tolist(), around.at(start).tolist()
         found: list[int] = []
-        for name, parent in zip(
-            annotations["name"].tolist(), nested(start, end).parent.tolist(), strict=True
-        ):
-            found.append(self._ranges[found[parent] if parent >= 0 else -1, name])
+        for i, name in enumerate(annotations["name"].tolist()):
+            found.append(self._ranges[found[parents[i]] if parents[i] >= 0 else outer[i], name])
         return innermost(start, end, np.array(found, np.int64))
 
     def add(self, ranges: Int64, time: Int64) -> None:

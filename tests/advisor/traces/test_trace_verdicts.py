@@ -75,6 +75,16 @@ def test_what_a_device_trace_tells() -> None:
     assert sum(trace.launch_delay.counts) > 1000
 
 
+def test_what_a_trace_of_rocm_tells() -> None:
+    trace = judged("mi250_rocm.json.gz")[0].trace
+    assert trace is not None
+    (copies,) = trace.copies
+    assert (copies.direction, copies.memory, copies.calls) == ("HtoD", "unknown", 2)
+    assert copies.bytes == 2 * 2560  # told of the calls that started them
+    assert (trace.occupancy, trace.sm_efficiency) == (None, None)
+    assert trace.launch_delay is not None
+
+
 @pytest.mark.parametrize(
     "fact",
     [
