@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from torch._C._autograd import DeviceType
 
 from stepscope.profiler.format import Operator, WindowPhase
+from stepscope.profiler.tracing import Tracing
 
 _MAX_OPERATORS = 200
 _LONG_GAP_NS = 100_000
 """Between two operators that follow each other at once lies less."""
-_USER_SCOPE = 7
+USER_SCOPE = 7
 """Of `record_function`: an annotation around operators, no operator itself."""
 
 
@@ -27,43 +28,44 @@ class PhaseClock:
 
     Args:
         names: of the phases by number.
-        switches: time and number of each switch, in time order, by `perf_counter_ns`.
-        marks: events that were left in the trace on the training thread.
-        marks_ns: `perf_counter_ns` before and inside of each of them.
+        tracing: which has stopped.
+        marks: nanoseconds and thread of the marks that it left in the trace.
 
     Raises:
         ValueError: the trace holds none of the marks.
     """
 
     def __init__(
-        self,
-        names: list[str],
-        switches: Sequence[tuple[int, int]],
-        marks: Sequence[Any],
-        marks_ns: Sequence[tuple[int, int]],
+        self, names: list[str], tracing: Tracing, marks: Sequence[tuple[int, int]]
     ) -> None:
         if not marks:
             raise ValueError("the trace has lost its marks")
         self._names = names
-        self._times = [time for time, _ in switches]
-        self._phases = [number for _, number in switches]
-        ordered = sorted(marks, key=lambda event: event.time_range.start)
+        self._times = [time for time, _ in tracing.switches]
+        self._phases = [number for _, number in tracing.switches]
         # The mark that took least time tells best: the event began between the two readings.
-        (before, after), mark = min(
-            zip(marks_ns, ordered, strict=False), key=lambda pair: pair[0][1] - pair[0][0]
+        (before, after), (start, self.thread) = min(
+            zip(tracing.marks_ns, sorted(marks), strict=False),
+            key=lambda pair: pair[0][1] - pair[0][0],
         )
-        self._origin_ns = (before + after) // 2 - round(mark.time_range.start * 1000)
-        self.thread: int = mark.thread
+        self._origin_ns = (before + after) // 2 - start
 
     def interval(self, event: Any) -> Interval:
         """Begin and end of an event by `perf_counter_ns`, with the stretch that it began in."""
-        start = round(event.time_range.start * 1000) + self._origin_ns
+        start = round(event.time_range.start * 1000)
         end = round(event.time_range.end * 1000) + self._origin_ns
-        return Interval(start, end, bisect_right(self._times, start) - 1)
+        return Interval(start + self._origin_ns, end, self._stretch(start))
 
-    def phase(self, interval: Interval) -> str | None:
-        """Name of the phase of that stretch; None before the first switch."""
-        return self._names[self._phases[interval.stretch]] if interval.stretch >= 0 else None
+    def phase(self, start: int) -> str | None:
+        """Name of the phase at this time by the profiler's clock; None before the first switch."""
+        return self.name(self._stretch(start))
+
+    def name(self, stretch: int) -> str | None:
+        """Name of the phase of a stretch."""
+        return self._names[self._phases[stretch]] if stretch >= 0 else None
+
+    def _stretch(self, start: int) -> int:
+        return bisect_right(self._times, start + self._origin_ns) - 1
 
 
 class Interval(NamedTuple):
@@ -91,7 +93,7 @@ def operator_table(
         if event.device_type != DeviceType.CPU or event.is_async or _is_annotation(event):
             continue
         interval = clock.interval(event)
-        phase = clock.phase(interval)
+        phase = clock.name(interval.stretch)
         if phase not in phases:
             continue
         row = rows.setdefault(
@@ -116,7 +118,7 @@ def operator_table(
 
 
 def _is_annotation(event: Any) -> bool:
-    return bool(event.scope == _USER_SCOPE)
+    return bool(event.scope == USER_SCOPE)
 
 
 def _is_outermost(event: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -33,6 +33,45 @@ class WindowPhase(Struct, kw_only=True):
     """Operators called from Python or autograd, nested ones not counted."""
 
 
+class OperatorWork(Struct, kw_only=True, omit_defaults=True):
+    """What one operator computed and moved, in calls not passed on to another of its kind."""
+
+    name: str
+    phase: str = "forward"
+    dtype: str | None = None
+    """Type of the values that it computed with, e.g. `float32`."""
+    kind: Literal["product", "pass", "copy"]
+    """Matrix products, convolutions, attention, recurrent layers; passes over elements; moves."""
+    calls: Count
+    time_ns: int | None = None
+    """On the host, without other operators inside that have work of their own."""
+    flops: int | None = None
+    """Operations, a multiplication and an addition being two."""
+    bytes: int | None = None
+    """Inputs and outputs, each moved once: the least there is."""
+    recomputed_flops: Count = 0
+    """Part of them in layers that backward has computed again, for their activations were not
+    kept."""
+    misaligned_flops: Count = 0
+    """Part of them in products with a dimension that is no multiple of what tensor cores take."""
+
+
+class Counted(Struct, kw_only=True):
+    """Steps in which the shapes of operators' arguments were recorded, and so their work is known.
+
+    In a run it is one step of its own, after the window: recording shapes takes time, which the
+    window's times are kept free of, and it too is in no other table.
+    """
+
+    first_step: int
+    steps: Annotated[int, Meta(ge=1)]
+    wall_ns: int
+    operators: list[OperatorWork]
+    other_ns: dict[str, int] = {}
+    """By phase, time on the host in operators beside these: they compute nothing, or it is not
+    known what."""
+
+
 class Window(Struct, kw_only=True):
     """The short torch.profiler window; its steps are kept out of the timeline's statistics."""
 
@@ -42,6 +81,14 @@ class Window(Struct, kw_only=True):
     """Wall time of the steps inside, slowed by the recording."""
     phases: dict[str, WindowPhase]
     operators: list[Operator]
+    counted: Counted | None = None
+
+    @property
+    def end(self) -> int:
+        """Index of the first step after those that were recorded."""
+        end = self.first_step + self.steps
+        counted = self.counted
+        return end if counted is None else max(end, counted.first_step + counted.steps)
 
 
 class KernelCategory(Struct, kw_only=True, omit_defaults=True):

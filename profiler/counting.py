@@ -1,0 +1,154 @@
+"""From the events of a step whose operators' arguments were recorded to the work of each operator.
+
+Operators call each other (`aten::linear` calls `aten::addmm`), and only one of them does the work:
+of two of a kind that have a formula, the inner one. Its time is what it took without the inner
+ones that have work of their own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch._C._autograd import DeviceType
+
+from stepscope.profiler.format import Counted, OperatorWork
+from stepscope.profiler.operators import USER_SCOPE, PhaseClock
+from stepscope.profiler.tracing import CLOCK, Tracing
+from stepscope.profiler.work import Work, has_formula, work_of
+
+_LAYERS = (
+    "aten::linear", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::matmul",
+    "aten::scaled_dot_product_attention", "aten::lstm", "aten::gru",
+)  # fmt: skip
+"""Called by a forward pass only; in backward they compute one again."""
+
+
+@dataclass
+class _Call:
+    """A call of an operator that has not ended yet."""
+
+    name: str
+    start: int
+    end: int
+    work: Work | None
+    recomputed: bool
+    elsewhere: int = 0
+    """Time in calls inside that have work of their own."""
+    passed_on: bool = False
+    """Whether one inside does the work."""
+
+
+def count(tracing: Tracing, phases: list[str], step: int) -> Counted:
+    """The work of the operators of one step.
+
+    Args:
+        tracing: of the step, with shapes, stopped.
+        phases: names of the recorder's phases by number.
+        step: index of the step.
+    """
+    events = [
+        event
+        for event in tracing.profiler.profiler.kineto_results.events()
+        if event.device_type() == DeviceType.CPU and not event.is_async()
+    ]
+    marks = [(_start(e), e.start_thread_id()) for e in events if e.name() == CLOCK]
+    table = _Table(PhaseClock(phases, tracing, marks))
+    threads = defaultdict(list)
+    for event in events:
+        if event.scope() != USER_SCOPE:
+            start = _start(event)
+            threads[event.start_thread_id()].append((start, -(start + _duration(event)), event))
+    for calls in threads.values():
+        calls.sort(key=lambda call: call[:2])
+        table.add_thread(calls)
+    return Counted(
+        first_step=step,
+        steps=1,
+        wall_ns=tracing.wall_ns,
+        operators=sorted(table.rows.values(), key=lambda row: -(row.time_ns or 0)),
+        other_ns=dict(table.other_ns),
+    )
+
+
+class _Table:
+    def __init__(self, clock: PhaseClock) -> None:
+        self.rows: dict[tuple[Any, ...], OperatorWork] = {}
+        self.other_ns: defaultdict[str, int] = defaultdict(int)
+        self._clock = clock
+
+    def add_thread(self, calls: Sequence[tuple[int, int, Any]]) -> None:
+        """Calls of one thread, an outer one before the inner ones: start, minus end, event."""
+        open_: list[_Call] = []
+        for start, minus_end, event in calls:
+            while open_ and open_[-1].end <= start:
+                self._close(open_)
+            name = event.name()
+            work = _work(event, name) if has_formula(name) else None
+            if work is not None:
+                for outer in open_:
+                    outer.passed_on |= outer.work is not None and outer.work.kind == work.kind
+            recomputed = name in _LAYERS or bool(open_ and open_[-1].recomputed)
+            open_.append(_Call(name, start, -minus_end, work, recomputed))
+        while open_:
+            self._close(open_)
+
+    def _close(self, open_: list[_Call]) -> None:
+        call = open_.pop()
+        wall = call.end - call.start
+        owns = call.work is not None and not call.passed_on
+        if open_:
+            open_[-1].elsewhere += wall if owns else call.elsewhere
+        phase = self._clock.phase(call.start) if owns or not open_ else None
+        if phase is None:
+            return
+        own = max(0, wall - call.elsewhere)
+        if owns and call.work is not None:
+            self._add(call.name, phase, call.work, own, recomputed=call.recomputed)
+        else:
+            self.other_ns[phase] += own
+
+    def _add(self, name: str, phase: str, work: Work, own: int, *, recomputed: bool) -> None:
+        # What is not known of one call is known of none: a sum of some would look like all.
+        key = (name, phase, work.dtype, work.flops is None, work.bytes is None)
+        row = self.rows.get(key)
+        if row is None:
+            row = self.rows[key] = OperatorWork(
+                name=name,
+                phase=phase,
+                dtype=work.dtype,
+                kind=work.kind,
+                calls=0,
+                time_ns=0,
+                flops=None if work.flops is None else 0,
+                bytes=None if work.bytes is None else 0,
+            )
+        row.calls += 1
+        row.time_ns = (row.time_ns or 0) + own
+        if row.flops is not None and work.flops is not None:
+            row.flops += work.flops
+            row.recomputed_flops += work.flops * (recomputed and phase == "backward")
+            row.misaligned_flops += work.flops * (not work.aligned)
+        if row.bytes is not None and work.bytes is not None:
+            row.bytes += work.bytes
+
+
+def _work(event: Any, name: str) -> Work | None:
+    # Older versions tell no shapes of tensors in lists.
+    shapes = event.structured_input_shapes if _tells_lists(event) else event.shapes
+    return work_of(name, shapes(), event.dtypes(), event.concrete_inputs())
+
+
+def _tells_lists(event: Any) -> bool:
+    return hasattr(event, "structured_input_shapes")
+
+
+def _start(event: Any) -> int:
+    # torch < 2.4 tells microseconds
+    return int(event.start_ns() if hasattr(event, "start_ns") else event.start_us() * 1000)
+
+
+def _duration(event: Any) -> int:
+    return int(event.duration_ns() if hasattr(event, "duration_ns") else event.duration_us() * 1000)
