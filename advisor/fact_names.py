@@ -10,7 +10,10 @@ from typing import Literal, NamedTuple
 
 from stepscope.advisor.causes import CAUSES
 
-Unit = Literal["share", "s", "bytes", "bytes/s", "count", "cores", "ratio", "flag", "text"]
+Unit = Literal[
+    "share", "s", "bytes", "bytes/s", "count", "cores", "ratio", "flag", "text",
+    "FLOP", "FLOP/s", "FLOP/byte",
+]  # fmt: skip
 
 
 class FactName(NamedTuple):
@@ -108,6 +111,38 @@ FACTS: dict[str, FactName] = {
     ),
     "operators.elementwise_share": FactName(
         "share", "operator time in elementwise and normalising operators"
+    ),
+    "compute.flops_per_step": FactName(
+        "FLOP", "operations of a step's products, convolutions and attention"
+    ),
+    "compute.flops_per_second": FactName("FLOP/s", "these operations over the time of a step"),
+    "compute.mfu": FactName(
+        "share",
+        "model FLOPs utilisation: time of these operations at the peak of their types over the "
+        "time of a step; what backward computes again is not counted",
+    ),
+    "compute.hfu": FactName("share", "hardware FLOPs utilisation: the same with it"),
+    "compute.arithmetic_intensity": FactName(
+        "FLOP/byte", "operations of the model over the bytes that it has to move at least"
+    ),
+    "compute.peak_share": FactName(
+        "share", "time that the operators need at the machine's best over the time they take"
+    ),
+    "operators.arithmetic_bound_share": FactName(
+        "share", "operator time in those whose first limit is arithmetic, by roofline"
+    ),
+    "operators.bandwidth_bound_share": FactName(
+        "share", "operator time in those whose first limit is memory traffic, by roofline"
+    ),
+    "operators.launch_bound_share": FactName(
+        "share",
+        "operator time in those whose first limit is their own dispatch, or that do no more",
+    ),
+    "operators.uncounted_share": FactName(
+        "share", "operator time in those of which nobody knows what they compute"
+    ),
+    "gpu.misaligned_share": FactName(
+        "share", "operations of products with a dimension that is no multiple of 16 bytes"
     ),
     "machine.bf16_speed": FactName("ratio", "bf16 over fp32 matrix product rate, measured here"),
     "checkpoint.count": FactName("count", "checkpoints written in steady steps"),

@@ -25,6 +25,7 @@ from stepscope.advisor.measure import Measurement, quantile
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
 from stepscope.advisor.predicted_facts import predicted_facts
+from stepscope.advisor.roofline_facts import roofline_facts
 from stepscope.advisor.signal_facts import (
     fetch_facts,
     operator_facts,
@@ -341,6 +342,7 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     fetch_facts,
     site_facts,
     operator_facts,
+    roofline_facts,
     predicted_facts,
     use_facts,
 )
@@ -352,6 +354,7 @@ _TRACE_SOURCES = (
     timeline_facts,
     resource_facts,
     operator_facts,
+    roofline_facts,
     predicted_facts,
     trace_facts,
 )

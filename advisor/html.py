@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args
 import jinja2
 from markupsafe import Markup, escape
 
-from stepscope.advisor import charts, series, tables, wording
+from stepscope.advisor import charts, roofline_chart, series, tables, wording
 from stepscope.advisor.advice import (
     RISKS,
     Advice,
@@ -109,6 +109,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "timelines": worker_timelines(profile.loaders),
         "operators": tables.operators(profile.window),
         "device": device(profile),
+        "roofline": roofline_chart.picture(profile, advice.step_seconds),
         "machine": tables.machine(profile.environment.calibration),
         "topics": {
             topic: tables.resources(members) for topic, members in series.topics(sampled).items()

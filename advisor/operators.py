@@ -18,12 +18,12 @@ _ELEMENTWISE = (
 )  # fmt: skip
 _AUTOGRAD_NODE = re.compile(r"autograd::|Backward\d*$")
 """A node's own time is bookkeeping; what it computes is in the operators that it calls."""
-_MODEL_PHASES = ("forward", "backward", "python", "after_backward")
+MODEL_PHASES = ("forward", "backward", "python", "after_backward")
 """Where a model computes: its functional parts, losses among them, run in no module's call."""
 
 
 _READING = ("aten::item", "aten::_local_scalar_dense")
-_SMALL = 20
+SMALL = 20
 """An operator whose calls take less than so many dispatches on average is all dispatch: checks,
 allocation and the start of threads, which each cost a few, are most of what it does."""
 
@@ -48,7 +48,7 @@ def category(name: str) -> Category:
 
 def of_model(window: Window) -> list[Operator]:
     """The operators of the model, not those of the optimizer, of data, of validation."""
-    return [o for o in window.operators if o.phase in _MODEL_PHASES and o.name not in _READING]
+    return [o for o in window.operators if o.phase in MODEL_PHASES and o.name not in _READING]
 
 
 def compute_share(window: Window, phase: str) -> float:
@@ -92,11 +92,11 @@ def split_compute(window: Window | None, calibration: Calibration | None) -> Com
         return _split_device(operators, on_device, window)
     dispatch = calibration.eager_op_ns if calibration else 0.0
     parts = {"matmul": 0.0, "elementwise": 0.0, "other": 0.0}
-    gaps = {p: float(window.phases[p].gap_ns) for p in _MODEL_PHASES if p in window.phases}
+    gaps = {p: float(window.phases[p].gap_ns) for p in MODEL_PHASES if p in window.phases}
     gaps["python"] = gaps.get("python", 0.0) * (1 - python_reading_share(window))
     launch = sum(gaps.values())
     for operator in operators:
-        small = operator.self_cpu_ns < _SMALL * operator.calls * dispatch
+        small = operator.self_cpu_ns < SMALL * operator.calls * dispatch
         overhead = operator.self_cpu_ns if small else operator.calls * dispatch
         launch += overhead
         parts[category(operator.name)] += operator.self_cpu_ns - overhead

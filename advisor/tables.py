@@ -164,7 +164,11 @@ def machine(best: Calibration | None) -> list[tuple[str, str, str]]:
     ridge = best.gemm_fp32_flops / best.copy_bytes_per_s
     threads = wording.plural(best.threads, "thread")
     rows = [
-        ("fp32 arithmetic", f"{_rate(best.gemm_fp32_flops)}FLOP/s", f"matrix product, {threads}"),
+        (
+            "fp32 arithmetic",
+            wording.scaled(best.gemm_fp32_flops, "FLOP/s"),
+            f"matrix product, {threads}",
+        ),
         ("memory traffic", f"{wording.size(best.copy_bytes_per_s)}/s", f"copy, {threads}"),
         (
             "ridge",
@@ -178,7 +182,7 @@ def machine(best: Calibration | None) -> list[tuple[str, str, str]]:
         ),
     ]
     if best.gemm_bf16_flops is not None:
-        value = f"{_rate(best.gemm_bf16_flops)}FLOP/s"
+        value = wording.scaled(best.gemm_bf16_flops, "FLOP/s")
         rows.insert(1, ("bf16 arithmetic", value, f"matrix product, {threads}"))
     return rows
 
@@ -248,13 +252,6 @@ def facts(found: Mapping[str, bool | int | float | str]) -> list[tuple[str, str,
         text = wording.fact(value, known.unit if known else "")
         rows.append((name, text, known.meaning if known else ""))
     return rows
-
-
-def _rate(value: float) -> str:
-    """A number with three digits and a decimal prefix, e.g. `211 G`."""
-    prefixes = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
-    factor, prefix = next(((f, p) for f, p in prefixes if value >= f), (1.0, ""))
-    return f"{wording.number(float(f'{value / factor:.3g}'))} {prefix}"
 
 
 def _name(worker: Worker, workers: list[Worker]) -> str:

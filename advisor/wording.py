@@ -36,6 +36,7 @@ _PROVENANCE = {
     "D": "derived by stepscope from other figures, not a measurement",
 }
 _TIME_UNITS = ((1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 # Bidirectional overrides can make a line read differently from what it says.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
@@ -144,6 +145,12 @@ def size(count: float) -> str:
     return f"{value:.0f} B" if unit == "B" else f"{_digits(value)} {unit}"
 
 
+def scaled(value: float, unit: str) -> str:
+    """A number of something with three digits and a decimal prefix, e.g. `211 GFLOP/s`."""
+    factor, prefix = next(((f, p) for f, p in _PREFIXES if value >= f), (1.0, ""))
+    return f"{number(float(f'{value / factor:.3g}'))} {prefix}{unit}"
+
+
 def number(value: float) -> str:
     """A plain number, with thousands separated and three digits where it is small."""
     if not math.isfinite(value):
@@ -166,6 +173,9 @@ def fact(value: bool | int | float | str, unit: str) -> str:
         "W": lambda watts: f"{number(watts)} W",
         "°C": lambda degrees: f"{number(degrees)} °C",
         "MHz": lambda clock: f"{number(clock)} MHz",
+        "FLOP": lambda count: scaled(count, "FLOP"),
+        "FLOP/s": lambda rate: scaled(rate, "FLOP/s"),
+        "FLOP/byte": lambda ratio: f"{number(ratio)} FLOP per byte",
         "1/s": lambda rate: f"{number(rate)} a second",
     }
     return words.get(unit, number)(value)

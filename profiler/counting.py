@@ -2,14 +2,14 @@
 
 Operators call each other (`aten::linear` calls `aten::addmm`), and only one of them does the work:
 of two of a kind that have a formula, the inner one. Its time is what it took without the inner
-ones that have work of their own.
+ones that have work of their own; what is in no such operator is in rows of the kind `other`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch._C._autograd import DeviceType
@@ -24,6 +24,8 @@ _LAYERS = (
     "aten::scaled_dot_product_attention", "aten::lstm", "aten::gru",
 )  # fmt: skip
 """Called by a forward pass only; in backward they compute one again."""
+_MAX_OTHERS = 100
+_NOTHING = Work("other", None, None, None)
 
 
 @dataclass
@@ -35,10 +37,12 @@ class _Call:
     end: int
     work: Work | None
     recomputed: bool
-    elsewhere: int = 0
-    """Time in calls inside that have work of their own."""
     passed_on: bool = False
     """Whether one inside does the work."""
+    inner: int = 0
+    """Time in calls inside."""
+    idle: list[tuple[str, int]] = field(default_factory=list)
+    """Those of them that have no work of their own, and are in none that has: name, own time."""
 
 
 def count(tracing: Tracing, phases: list[str], step: int) -> Counted:
@@ -64,19 +68,19 @@ def count(tracing: Tracing, phases: list[str], step: int) -> Counted:
     for calls in threads.values():
         calls.sort(key=lambda call: call[:2])
         table.add_thread(calls)
+    rows = sorted(table.rows.values(), key=lambda row: -(row.time_ns or 0))
+    others = [row for row in rows if row.kind == "other"]
     return Counted(
         first_step=step,
         steps=1,
         wall_ns=tracing.wall_ns,
-        operators=sorted(table.rows.values(), key=lambda row: -(row.time_ns or 0)),
-        other_ns=dict(table.other_ns),
+        operators=[row for row in rows if row.kind != "other"] + others[:_MAX_OTHERS],
     )
 
 
 class _Table:
     def __init__(self, clock: PhaseClock) -> None:
         self.rows: dict[tuple[Any, ...], OperatorWork] = {}
-        self.other_ns: defaultdict[str, int] = defaultdict(int)
         self._clock = clock
 
     def add_thread(self, calls: Sequence[tuple[int, int, Any]]) -> None:
@@ -98,19 +102,24 @@ class _Table:
     def _close(self, open_: list[_Call]) -> None:
         call = open_.pop()
         wall = call.end - call.start
-        owns = call.work is not None and not call.passed_on
+        own = max(0, wall - call.inner)
+        if call.work is not None and not call.passed_on:
+            spent = own + sum(time for _, time in call.idle)
+            self._add(call, call.name, call.work, spent)
+            call.idle.clear()
+        else:
+            call.idle.append((call.name, own))
         if open_:
-            open_[-1].elsewhere += wall if owns else call.elsewhere
-        phase = self._clock.phase(call.start) if owns or not open_ else None
+            open_[-1].inner += wall
+            open_[-1].idle += call.idle
+        else:
+            for name, time in call.idle:
+                self._add(call, name, _NOTHING, time)
+
+    def _add(self, call: _Call, name: str, work: Work, own: int) -> None:
+        phase = self._clock.phase(call.start)
         if phase is None:
             return
-        own = max(0, wall - call.elsewhere)
-        if owns and call.work is not None:
-            self._add(call.name, phase, call.work, own, recomputed=call.recomputed)
-        else:
-            self.other_ns[phase] += own
-
-    def _add(self, name: str, phase: str, work: Work, own: int, *, recomputed: bool) -> None:
         # What is not known of one call is known of none: a sum of some would look like all.
         key = (name, phase, work.dtype, work.flops is None, work.bytes is None)
         row = self.rows.get(key)
@@ -129,7 +138,7 @@ class _Table:
         row.time_ns = (row.time_ns or 0) + own
         if row.flops is not None and work.flops is not None:
             row.flops += work.flops
-            row.recomputed_flops += work.flops * (recomputed and phase == "backward")
+            row.recomputed_flops += work.flops * (call.recomputed and phase == "backward")
             row.misaligned_flops += work.flops * (not work.aligned)
         if row.bytes is not None and work.bytes is not None:
             row.bytes += work.bytes

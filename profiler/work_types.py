@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from math import prod
 from typing import Any, Final, Literal, NamedTuple
 
-Kind = Literal["product", "pass", "copy"]
-"""Matrix products and their kin; passes over elements; what moves data and computes nothing."""
+Kind = Literal["product", "pass", "copy", "other"]
+"""Matrix products and their kin; passes over elements; what moves data and computes nothing; what
+does neither, or is not known."""
 
 DTYPES: Final = {
     "float": ("float32", 4), "double": ("float64", 8), "c10::Half": ("float16", 2),

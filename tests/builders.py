@@ -44,6 +44,7 @@ from stepscope.profiler.format import (
     Calibration,
     Ceilings,
     Configuration,
+    Counted,
     Environment,
     FetchTotals,
     Histogram,
@@ -51,6 +52,7 @@ from stepscope.profiler.format import (
     Mark,
     Model,
     Operator,
+    OperatorWork,
     Optimizer,
     Profile,
     Run,
@@ -414,6 +416,52 @@ def a_loader(**changes: Any) -> Loader:
     return Loader(**defaults | changes)
 
 
+def a_product(name: str = "aten::mm", **changes: Any) -> OperatorWork:
+    """100 MFLOP in 1 ms, with 12.5 FLOP per byte."""
+    defaults: dict[str, Any] = {
+        "name": name,
+        "dtype": "float32",
+        "kind": "product",
+        "calls": 10,
+        "time_ns": MS,
+        "flops": 100_000_000,
+        "bytes": 8_000_000,
+    }
+    return OperatorWork(**defaults | changes)
+
+
+def some_work(*more: OperatorWork) -> Counted:
+    """A step of 1.5 GFLOP in 15 ms of convolutions, and 1.2 ms of other operators."""
+    flops = 500_000_000
+    return Counted(
+        first_step=125,
+        steps=1,
+        wall_ns=52 * MS,
+        operators=[
+            a_product("aten::mkldnn_convolution", calls=40, time_ns=5 * MS, flops=flops),
+            a_product(
+                "aten::convolution_backward",
+                phase="backward",
+                calls=20,
+                time_ns=10 * MS,
+                flops=2 * flops,
+                bytes=24_000_000,
+            ),
+            OperatorWork(
+                name="aten::clamp_min",
+                dtype="float32",
+                kind="pass",
+                calls=16,
+                time_ns=MS,
+                flops=1_000_000,
+                bytes=8_000_000,
+            ),
+            OperatorWork(name="aten::view", kind="other", calls=50, time_ns=200_000),
+            *more,
+        ],
+    )
+
+
 def a_profile(**changes: Any) -> Profile:
     """The run behind `an_advice`: 20 warm-up and 200 steady steps on a CPU."""
     warmup, steady = some_steps(0, 20, 120.0), some_steps(20, 200)
@@ -486,6 +534,7 @@ def a_profile(**changes: Any) -> Profile:
                     phase="backward",
                 ),
             ],
+            counted=some_work(),
         ),
         "marks": [
             Mark(

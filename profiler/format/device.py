@@ -40,8 +40,9 @@ class OperatorWork(Struct, kw_only=True, omit_defaults=True):
     phase: str = "forward"
     dtype: str | None = None
     """Type of the values that it computed with, e.g. `float32`."""
-    kind: Literal["product", "pass", "copy"]
-    """Matrix products, convolutions, attention, recurrent layers; passes over elements; moves."""
+    kind: Literal["product", "pass", "copy", "other"]
+    """Matrix products, convolutions, attention, recurrent layers; passes over elements; moves;
+    what does none of that (views, autograd's nodes), or is not known."""
     calls: Count
     time_ns: int | None = None
     """On the host, without other operators inside that have work of their own."""
@@ -67,9 +68,6 @@ class Counted(Struct, kw_only=True):
     steps: Annotated[int, Meta(ge=1)]
     wall_ns: int
     operators: list[OperatorWork]
-    other_ns: dict[str, int] = {}
-    """By phase, time on the host in operators beside these: they compute nothing, or it is not
-    known what."""
 
 
 class Window(Struct, kw_only=True):

@@ -15,12 +15,14 @@ from builders import (
     a_histogram,
     a_loader,
     a_place,
+    a_product,
     a_profile,
     a_recommendation,
     an_advice,
     some_batches,
     some_steps,
     some_totals,
+    some_work,
 )
 
 from stepscope.advisor.advise import advise
@@ -142,6 +144,8 @@ def hostile() -> str:
     )
     profile.steady.phases[HOSTILE] = profile.steady.phases.pop("python")
     profile.environment.variables = {HOSTILE: HOSTILE}
+    assert profile.window is not None
+    profile.window.counted = some_work(a_product(HOSTILE, dtype=HOSTILE, time_ns=20 * MS))
     advice = an_advice(
         findings=[finding], notes=[HOSTILE], source=HOSTILE, facts={HOSTILE: HOSTILE}
     )

@@ -130,8 +130,9 @@ def test_what_moves_data_computes_nothing_and_what_is_not_known_is_not_zero() ->
     a = torch.ones(4, 5)
     assert the(counted(a.t().contiguous), "aten::copy_").flops == 0
     found = counted(lambda: torch.linalg.inv(torch.eye(3)))
-    assert not any("inv" in row.name for row in found.operators)
-    assert found.other_ns["python"] > 0
+    (unknown,) = (row for row in found.operators if row.name == "aten::linalg_inv_ex")
+    assert (unknown.kind, unknown.flops, unknown.bytes) == ("other", None, None)
+    assert unknown.time_ns
     drawn = the(counted(lambda: torch.empty(8).uniform_()), "aten::uniform_")
     assert (drawn.flops, drawn.bytes) == (None, 32)
 
@@ -141,7 +142,8 @@ def test_only_the_innermost_operator_of_a_kind_has_the_work() -> None:
     found = counted(lambda: layer(x))
     assert {row.name for row in found.operators if row.kind == "product"} == {"aten::addmm"}
     found = counted(lambda: functional.relu(x))
-    assert {row.name: row.calls for row in found.operators} == {"aten::clamp_min": 1}
+    kinds = {row.name: (row.kind, row.calls) for row in found.operators}
+    assert kinds == {"aten::clamp_min": ("pass", 1), "aten::relu": ("other", 1)}
     found = counted(x.mean)  # which is a sum and a quotient
     passes = {row.name for row in found.operators if row.kind == "pass"}
     assert passes == {"aten::sum", "aten::div_"}
@@ -156,8 +158,7 @@ def test_time_is_that_of_the_operator_without_others_of_its_own_work() -> None:
     found = counted(training(model, torch.ones(2, 10, 32)))
     times = [row.time_ns for row in found.operators]
     assert all(time is not None and time >= 0 for time in times)
-    total = sum(time or 0 for time in times) + sum(found.other_ns.values())
-    assert 0 < total <= found.wall_ns
+    assert 0 < sum(time or 0 for time in times) <= found.wall_ns
 
 
 def test_autocast_computes_in_its_own_type() -> None:
