@@ -66,12 +66,13 @@ class Roofline(NamedTuple):
     """In operators that compute nothing, and are called and left, per step; zero on a device."""
     unknown_seconds: float
     """In operators of which nobody knows what they compute."""
-    model_flops: float
-    """Of products per step, what backward computed again left out."""
-    hardware_flops: float
+    model_flops: float | None
+    """Of products per step, what backward computed again left out; None where one is not known."""
+    hardware_flops: float | None
     """The same with it."""
     model_peak_seconds: float | None
-    """What the model's products would take at the peak of their types."""
+    """What the model's products would take at the peak of their types; None without products, or
+    without the peak of a type of theirs."""
     hardware_peak_seconds: float | None
     misaligned_share: float | None
     """Part of the products' operations with a dimension that tensor cores do not like."""
@@ -109,21 +110,20 @@ def roofline(profile: Profile) -> Roofline | None:
     points = [_point(group, steps, machine) for group in _grouped(work)]
     quick, slow = _others([row for row in rows if row.kind == "other"], steps, machine)
     products = [row for row in work if row.kind == "product"]
-    again = [row.recomputed_flops for row in products]
-    flops = [row.flops or 0 for row in products]
-    total = sum(flops)
+    total = _sum(row.flops for row in products)
+    again = sum(row.recomputed_flops for row in products)
+    misaligned = sum(row.misaligned_flops for row in products)
+    peak = _at_peak(products, machine.peaks) if total else None
     return Roofline(
         points=sorted(points, key=lambda point: -point.seconds),
         peaks=machine.peaks,
         dispatch_seconds=quick,
         unknown_seconds=slow,
-        model_flops=(total - sum(again)) / steps,
-        hardware_flops=total / steps,
-        model_peak_seconds=_at_peak(
-            products, [a - b for a, b in zip(flops, again, strict=True)], steps, machine.peaks
-        ),
-        hardware_peak_seconds=_at_peak(products, flops, steps, machine.peaks),
-        misaligned_share=sum(row.misaligned_flops for row in products) / total if total else None,
+        model_flops=(total - again) / steps if total else None,
+        hardware_flops=total / steps if total else None,
+        model_peak_seconds=peak.model / steps if peak else None,
+        hardware_peak_seconds=peak.hardware / steps if peak else None,
+        misaligned_share=misaligned / total if total else None,
         on_device=on_device,
     )
 
@@ -212,17 +212,18 @@ def _sum(values: Iterable[int | None]) -> int | None:
     return total
 
 
-def _at_peak(
-    products: list[OperatorWork], flops: list[int], steps: int, peaks: Peaks | None
-) -> float | None:
-    """Seconds per step; None without products, or without the peak of a type of theirs."""
-    if peaks is None or not any(flops):
-        return None
-    seconds = 0.0
-    for row, count in zip(products, flops, strict=True):
-        if count:
-            peak = peaks.flops.get(row.dtype or "")
-            if peak is None:
-                return None
-            seconds += count / peak
-    return seconds / steps
+class _PeakSeconds(NamedTuple):
+    model: float
+    hardware: float
+
+
+def _at_peak(products: list[OperatorWork], peaks: Peaks | None) -> _PeakSeconds | None:
+    """Seconds of all steps without and with what was computed again."""
+    model = hardware = 0.0
+    for row in products:
+        peak = peaks.flops.get(row.dtype or "") if peaks is not None else None
+        if peak is None or row.flops is None:
+            return None
+        hardware += row.flops / peak
+        model += (row.flops - row.recomputed_flops) / peak
+    return _PeakSeconds(model, hardware)

@@ -107,7 +107,7 @@ def picture(profile: Profile, step_seconds: float) -> Picture | None:
     dots, roofs, x_ticks, y_ticks = _frame(drawn, found)
     bounds = [(bound, BOUND_WORDS[bound], found.share(bound)) for bound in BOUNDS]
     shown = found.points[:_ROWS]
-    again = found.hardware_flops > found.model_flops
+    again = found.hardware_flops != found.model_flops
     return Picture(
         dots=dots,
         roofs=roofs,
@@ -119,7 +119,7 @@ def picture(profile: Profile, step_seconds: float) -> Picture | None:
         undrawn=sum(1 for point in shown if not point.intensity),
         source=found.peaks.source if found.peaks is not None else "",
         flops=wording.scaled(found.model_flops, "FLOP") if found.model_flops else "",
-        rate=wording.scaled(found.model_flops / step_seconds, "FLOP/s"),
+        rate=wording.scaled((found.model_flops or 0.0) / step_seconds, "FLOP/s"),
         mfu=_over(found.model_peak_seconds, step_seconds),
         hfu=_over(found.hardware_peak_seconds, step_seconds) if again else None,
         compiled=any(model.compiled for model in profile.configuration.models),

@@ -17,13 +17,8 @@ from torch._C._autograd import DeviceType
 from stepscope.profiler.format import Counted, OperatorWork
 from stepscope.profiler.operators import USER_SCOPE, PhaseClock
 from stepscope.profiler.tracing import CLOCK, Tracing
-from stepscope.profiler.work import Work, has_formula, work_of
+from stepscope.profiler.work import LAYERS, Work, has_formula, work_of
 
-_LAYERS = (
-    "aten::linear", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::matmul",
-    "aten::scaled_dot_product_attention", "aten::lstm", "aten::gru",
-)  # fmt: skip
-"""Called by a forward pass only; in backward they compute one again."""
 _MAX_OTHERS = 100
 _NOTHING = Work("other", None, None, None)
 
@@ -91,10 +86,12 @@ class _Table:
                 self._close(open_)
             name = event.name()
             work = _work(event, name) if has_formula(name) else None
+            if work is not None and work.flops is None and _is_known(open_, work):
+                work = None
             if work is not None:
                 for outer in open_:
                     outer.passed_on |= outer.work is not None and outer.work.kind == work.kind
-            recomputed = name in _LAYERS or bool(open_ and open_[-1].recomputed)
+            recomputed = name in LAYERS or bool(open_ and open_[-1].recomputed)
             open_.append(_Call(name, start, -minus_end, work, recomputed))
         while open_:
             self._close(open_)
@@ -142,6 +139,12 @@ class _Table:
             row.misaligned_flops += work.flops * (not work.aligned)
         if row.bytes is not None and work.bytes is not None:
             row.bytes += work.bytes
+
+
+def _is_known(around: Sequence[_Call], inner: Work) -> bool:
+    """Whether one around a call of unknown work tells what it is."""
+    known = (outer.work for outer in around if outer.work is not None)
+    return any(work.kind == inner.kind and work.flops is not None for work in known)
 
 
 def _work(event: Any, name: str) -> Work | None:

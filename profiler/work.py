@@ -18,9 +18,16 @@ from stepscope.profiler.work_passes import COPIES, PASSES
 from stepscope.profiler.work_products import PRODUCTS
 from stepscope.profiler.work_types import DTYPES, Formula, Tensor, Work
 
-__all__ = ["Work", "has_formula", "work_of"]
+__all__ = ["LAYERS", "Work", "has_formula", "work_of"]
 
 _FORMULAS: dict[str, Formula] = {**PRODUCTS, **PASSES, **COPIES}
+LAYERS = (
+    "aten::linear", "aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::matmul",
+    "aten::scaled_dot_product_attention", "aten::lstm", "aten::gru",
+)  # fmt: skip
+"""Called by a forward pass only; in backward they compute one again."""
+_PRODUCTS = frozenset(PRODUCTS.values())
+_UNKNOWN = Work("product", None, None, None)
 _NAMESPACES = ("aten", "mkldnn", "mkl")
 
 
@@ -32,7 +39,10 @@ def has_formula(name: str) -> bool:
 def work_of(
     name: str, shapes: Sequence[Any], types: Sequence[str], values: Sequence[Any]
 ) -> Work | None:
-    """The work of a call; None where the operator, or this form of it, has no formula.
+    """The work of a call; None where the operator has no formula.
+
+    A product whose arguments do not tell what it takes has no operations and no bytes: it counts as
+    one whose work is not known.
 
     Args:
         name: of the operator.
@@ -46,7 +56,8 @@ def work_of(
     try:
         return formula(_arguments(shapes, types, values))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
-        return None  # another version of PyTorch calls it otherwise
+        # Another version of PyTorch calls it otherwise, or does not tell all of its arguments.
+        return _UNKNOWN if formula in _PRODUCTS else None
 
 
 def _formula(name: str) -> Formula | None:

@@ -28,6 +28,7 @@ from stepscope.advisor.traces.timeline import (
     host_only_layers,
     queued,
 )
+from stepscope.advisor.traces.work import WorkSums
 
 PHASES = (Role.PLAIN, Role.DATA, Role.OPTIMIZER, Role.BACKWARD)
 """Roles that what lies inside inherits."""
@@ -73,6 +74,7 @@ class Analysis:
         """Runtime calls and annotations of the host."""
         self.spans = Tally(len(names.text), "time")
         """Takings of a batch, whatever their kind (operators, in old traces)."""
+        self.work = WorkSums(names.works, names.layers, _WIDTH)
         self.syncs = [0] * steps
         self.delays = Spread()
         """From the begin of a call to that of what it launched."""
@@ -164,6 +166,7 @@ class Analysis:
             parents[low:high] = np.where(forest.parent >= 0, forest.parent + low, -1)
             selves[low:high] = forest.self_time
         self._count_host(step, host, stack, phases, selves, begin)
+        self.work.add(host, parents, phases, selves, host["start"] >= begin)
         call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= begin)
         around = np.where(parents >= 0, host["name"][parents], host["name"])
         self._launches.add(

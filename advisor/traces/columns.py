@@ -9,9 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+<<<<<<< HEAD
 from stepscope.advisor.traces.frames import called_from, users_calls
 from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
 from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Args, Event, Instant, Number
+=======
+from stepscope.advisor.traces.kinds import KINDS, Kind
+from stepscope.advisor.traces.memory import Memory
+from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Event, Instant, Number
+from stepscope.advisor.traces.work import Works
+>>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
 
 RECORD = np.dtype(
     [
@@ -29,7 +36,11 @@ RECORD = np.dtype(
             np.float32,
         ),  # of a kernel, beside the device's multiprocessors; 0: unknown
         ("kind", np.int8),
+<<<<<<< HEAD
         ("occupancy", np.int8),  # of a kernel, percent; -1: unknown
+=======
+        ("work", np.int32),  # of an operator, number of what it does; 0: not known
+>>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
     ],
     align=True,
 )
@@ -62,6 +73,11 @@ class Columns:
         self.name_kinds: list[int] = []
         """The kind of the first event of each name."""
         self.tracks = Table()
+<<<<<<< HEAD
+=======
+        self.works = Works()
+        self.memory = Memory()
+>>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
         self.origin_us: float | None = None
         self.foreign: Counter[str] = Counter()
         """Events of categories that are not known, by category."""
@@ -75,6 +91,7 @@ class Columns:
         rows = np.zeros(len(kept), RECORD)
         rows["kind"] = np.repeat(list(groups), [len(group) for group in groups.values()])
         self._times(rows, kept)
+<<<<<<< HEAD
         self._names(rows, kept)
         begin = 0
         for kind, group in groups.items():
@@ -92,6 +109,18 @@ class Columns:
                 categories[event.cat].append(event)
             elif type(event) is Instant:
                 moments.append(event)
+=======
+        operators = groups[Kind.OPERATOR]
+        first = int(np.searchsorted(rows["kind"], Kind.OPERATOR))
+        rows["work"][first : first + len(operators)] = self.works.numbers(operators)
+        ends = np.searchsorted(rows["kind"], [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.PYTHON + 1])
+        first_call, last_call, first_device = (int(end) for end in ends)
+        tracks = self.tracks
+        rows["track"][:first_device] = [tracks[event.tid] for event in kept[:first_device]]
+        self._calls(rows[first_call:last_call], kept[first_call:last_call])
+        self._device(rows[first_device:], kept[first_device:])
+        self.memory.add([event for event in events if type(event) is Instant])
+>>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
         for category in categories.keys() - KINDS.keys():
             self.foreign[category] += len(categories[category])
         groups = {kind: _of(kind, categories) for kind in Kind}

@@ -8,6 +8,7 @@ from stepscope.advisor.traces.columns import Columns
 from stepscope.advisor.traces.kernels import ARITHMETIC, CATEGORIES, category, uses_tensor_cores
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.roles import Role, role_of
+from stepscope.profiler.work import LAYERS
 
 CATEGORY_NAMES: list[str] = [*dict.fromkeys(name for name, _ in CATEGORIES), "other"]
 
@@ -21,7 +22,9 @@ class Names:
 
     def __init__(self, columns: Columns) -> None:
         self.text: list[str] = list(columns.names)
+        self.works = columns.works
         kinds = columns.name_kinds
+        self.layers = np.array([name in LAYERS for name in self.text], bool)
         self.role = np.array(
             [
                 role_of(name, kind) if kind <= Kind.RUNTIME else Role.PLAIN

@@ -22,6 +22,7 @@ from stepscope.profiler.format import (
     Annotation,
     Configuration,
     Copies,
+    Counted,
     Environment,
     FetchTotals,
     Gpu,
@@ -217,6 +218,18 @@ def _window(trace: Analysed, steps: Steps) -> Window | None:
         wall_ns=sum(steps.wall_ns),
         phases=_window_phases(trace, steps),
         operators=operators,
+        counted=_counted(trace, steps),
+    )
+
+
+def _counted(trace: Analysed, steps: Steps) -> Counted | None:
+    """The work of operators; None where the trace tells no shapes."""
+    rows = trace.sums.work.rows({int(role): name for role, name in _PHASE_NAMES.items()})
+    if not rows:
+        return None
+    wall = sum(steps.wall_ns)
+    return Counted(
+        first_step=steps.first[0], steps=steps.total, wall_ns=wall, operators=rows[: 2 * _MOST]
     )
 
 

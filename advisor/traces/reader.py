@@ -47,9 +47,15 @@ class Args(Struct, gc=False):
     reserved: Number = field(name="Total Reserved", default=None)
     device_id: Number = field(name="Device Id", default=None)
     device_type: Number = field(name="Device Type", default=None)
+<<<<<<< HEAD
     blocks_per_sm: Number = field(name="blocks per SM", default=None)
     occupancy: Number = field(name="est. achieved occupancy %", default=None)
     call_stack: str | None = field(name="Call stack", default=None)
+=======
+    dims: msgspec.Raw = field(name="Input Dims", default=msgspec.Raw())
+    types: msgspec.Raw = field(name="Input type", default=msgspec.Raw())
+    values: msgspec.Raw = field(name="Concrete Inputs", default=msgspec.Raw())
+>>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
 
 
 NO_ARGS = Args()
@@ -234,8 +240,13 @@ class Reader:
                 return events, text[position:].encode("utf-8", "surrogateescape")
             try:
                 value, position = decoder.raw_decode(text, position)
+<<<<<<< HEAD
                 if isinstance(value, dict) and (event := self._taken(value)) is not None:
                     events.append(event)
+=======
+                if isinstance(value, dict) and value.get("ph") in _PHASES:
+                    events.append(msgspec.convert(_with_raw(value), AnyEvent, strict=False))
+>>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
             except msgspec.ValidationError:
                 self.lost += 1
             except ValueError:
@@ -271,6 +282,7 @@ class Reader:
             self._note(b"{" + tail)
 
 
+_RAW = {f.encode_name for f in msgspec.structs.fields(Args) if f.type is msgspec.Raw}
 _METADATA_KEYS = {f.name: f.encode_name for f in msgspec.structs.fields(Metadata)}
 _METADATA_TYPES: dict[str, Any] = {f.name: f.type for f in msgspec.structs.fields(Metadata)}
 
@@ -286,6 +298,15 @@ def _separator(buffer: bytes) -> bytes | None:
         first = len(text[:end].encode("utf-8", "surrogateescape"))
         found = _BETWEEN.match(buffer, first - 1)
     return found.group() if found else None
+
+
+def _with_raw(event: dict[str, Any]) -> dict[str, Any]:
+    """`event` with the arguments as JSON that are kept as such."""
+    args = event.get("args")
+    if isinstance(args, dict):
+        for name in _RAW & args.keys():
+            args[name] = msgspec.Raw(msgspec.json.encode(args[name]))
+    return event
 
 
 def _skip(text: str, position: int) -> int:
