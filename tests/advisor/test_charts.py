@@ -62,8 +62,8 @@ def test_a_sparkline_keeps_the_lowest_and_the_highest_value() -> None:
 
 
 def test_events_are_the_longest_marks_and_what_the_phases_and_epochs_tell() -> None:
-    steady = some_steps(20, 215)
-    steady.phases["validation"] = [200 * MS * (i % 80 == 59) for i in range(215)]
+    steady = some_steps(20, 214)
+    steady.phases["validation"] = [200 * MS * (i % 80 == 59) for i in range(214)]
     marks = [Mark(kind="gc", step=30, time_ns=0, duration_ns=i) for i in range(500)]
     profile = a_profile(steady=steady, marks=marks, loaders=[a_loader(length=80, epochs=3)])
 
