@@ -20,7 +20,7 @@ BOUNDS: Final[tuple[Bound, ...]] = ("arithmetic", "bandwidth", "launch")
 
 
 class Point(NamedTuple):
-    """One operator in one type, over all phases of the model; per step."""
+    """One operator in one type (on a device, mainly in this type), over all phases; per step."""
 
     name: str
     dtype: str | None
@@ -107,7 +107,7 @@ def roofline(profile: Profile) -> Roofline | None:
         dispatch_seconds=calibration.eager_op_ns / 1e9 if calibration is not None else None,
         device_seconds=_device_seconds(window) if on_device else None,
     )
-    points = [_point(group, steps, machine) for group in _grouped(work)]
+    points = [_point(group, steps, machine) for group in _grouped(work, machine)]
     quick, slow = _others([row for row in rows if row.kind == "other"], steps, machine)
     products = [row for row in work if row.kind == "product"]
     total = _sum(row.flops for row in products)
@@ -137,11 +137,12 @@ class _Machine(NamedTuple):
     """Time of each operator per step, where there is a device."""
 
 
-def _grouped(work: Iterable[OperatorWork]) -> Iterable[list[OperatorWork]]:
-    """Rows of one operator in one type."""
+def _grouped(work: Iterable[OperatorWork], machine: _Machine) -> Iterable[list[OperatorWork]]:
+    """Rows of one operator in one type, the largest first; on a device of all its types."""
     groups: dict[tuple[str, str | None], list[OperatorWork]] = {}
-    for row in work:
-        groups.setdefault((row.name, row.dtype), []).append(row)
+    for row in sorted(work, key=lambda row: -(row.bytes or 0)):
+        dtype = row.dtype if machine.device_seconds is None else None
+        groups.setdefault((row.name, dtype), []).append(row)
     return groups.values()
 
 

@@ -18,6 +18,8 @@ _SMALLEST, _LARGEST = 3.0, 17.0
 """Radius of a point in pixels: its area is its time."""
 _APART = 7.0
 """Percent of the height between two labels."""
+_MIDDLE, _LABEL = 60.0, 25.0
+"""Percent of the width from which labels stand to the left, and that one takes at most."""
 _ROOM = 2.5
 """Factor by which the axes go on beyond what is drawn."""
 _MAX_TICKS = 7
@@ -39,6 +41,8 @@ class Dot(NamedTuple):
     label: str
     """Empty where there is no room, or the operator takes little time."""
     anchor: str
+    above: bool
+    """Whether the label is above it, for there is another point beside it."""
 
 
 class Roof(NamedTuple):
@@ -77,8 +81,9 @@ class Picture(NamedTuple):
     rows: list[Row]
     bounds: list[tuple[str, str, float]]
     """A limit, its name in words, and the share of the operators' time in those that it holds."""
-    uncounted: float
-    """Share of the operators' time in those of which nobody knows what they compute."""
+    uncounted: float | None
+    """Share of the operators' time in those of which nobody knows what they compute; None where
+    nobody knows the limits."""
     undrawn: int
     """Operators of the table without known arithmetic, which have no place in the picture."""
     source: str
@@ -105,7 +110,8 @@ def picture(profile: Profile, step_seconds: float) -> Picture | None:
     placed = [p for p in found.points if p.intensity and p.flops_per_s]
     drawn = [p for p in placed if p.seconds >= _DRAWN_SHARE * found.seconds]
     dots, roofs, x_ticks, y_ticks = _frame(drawn, found)
-    bounds = [(bound, BOUND_WORDS[bound], found.share(bound)) for bound in BOUNDS]
+    limits = BOUNDS if found.peaks is not None else ()
+    bounds = [(bound, BOUND_WORDS[bound], found.share(bound)) for bound in limits]
     shown = found.points[:_ROWS]
     again = found.hardware_flops != found.model_flops
     return Picture(
@@ -115,7 +121,7 @@ def picture(profile: Profile, step_seconds: float) -> Picture | None:
         y_ticks=y_ticks,
         rows=[_row(point) for point in shown],
         bounds=[each for each in bounds if each[2] > 0],
-        uncounted=max(0.0, 1 - sum(share for _, _, share in bounds)),
+        uncounted=max(0.0, 1 - sum(share for _, _, share in bounds)) if limits else None,
         undrawn=sum(1 for point in shown if not point.intensity),
         source=found.peaks.source if found.peaks is not None else "",
         flops=wording.scaled(found.model_flops, "FLOP") if found.model_flops else "",
@@ -198,6 +204,10 @@ def _dots(drawn: list[Point], x: _Axis, y: _Axis) -> list[Dot]:
         named = free and large and len(labels) < _LABELLED
         if named:
             labels.append(down)
+        beside = [
+            x(p.intensity or 1.0) - across for p in drawn if p is not point and _level(p, y, down)
+        ]
+        left = across >= _MIDDLE
         dots.append(
             Dot(
                 x=across,
@@ -206,10 +216,15 @@ def _dots(drawn: list[Point], x: _Axis, y: _Axis) -> list[Dot]:
                 bound=point.bound or "other",
                 title=_title(point),
                 label=short_name(point.name) if named else "",
-                anchor="start" if across < 60 else "end",
+                anchor="end" if left else "start",
+                above=any(-_LABEL < to < 0 if left else 0 < to < _LABEL for to in beside),
             )
         )
     return dots
+
+
+def _level(point: Point, y: _Axis, down: float) -> bool:
+    return abs(y(point.flops_per_s or 1.0) - down) < _APART / 2
 
 
 def _title(point: Point) -> str:

@@ -158,6 +158,16 @@ def test_on_a_device_time_is_the_devices_and_peaks_are_of_its_data_sheet() -> No
     assert "operators.launch_bound_share" not in known
 
 
+def test_on_a_device_an_operator_of_several_types_is_one_point() -> None:
+    run = on_a("NVIDIA L4")
+    assert run.window is not None
+    assert run.window.counted is not None
+    indices = a_product("aten::mkldnn_convolution", dtype="int64", bytes=100, flops=100)
+    run.window.counted.operators.append(indices)
+    points = [p for p in found_in(run).points if p.name == "aten::mkldnn_convolution"]
+    assert [(p.dtype, p.seconds) for p in points] == [("float32", pytest.approx(0.001))]
+
+
 @pytest.mark.parametrize(
     ("name", "bfloat16", "gigabytes"),
     [
