@@ -103,7 +103,7 @@ def roofline(profile: Profile) -> Roofline | None:
     calibration = profile.environment.calibration
     on_device = any(operator.self_device_ns for operator in window.operators)
     machine = _Machine(
-        peaks=peaks_of(profile),
+        peaks=_with_seen(peaks_of(profile), [] if on_device else work),
         dispatch_seconds=calibration.eager_op_ns / 1e9 if calibration is not None else None,
         device_seconds=_device_seconds(window) if on_device else None,
     )
@@ -135,6 +135,17 @@ class _Machine(NamedTuple):
     dispatch_seconds: float | None
     device_seconds: dict[str, float] | None
     """Time of each operator per step, where there is a device."""
+
+
+def _with_seen(peaks: Peaks | None, work: Iterable[OperatorWork]) -> Peaks | None:
+    """Peaks that are not below what was reached: others may have had the cores as they were timed."""
+    if peaks is None:
+        return None
+    flops = dict(peaks.flops)
+    for row in work:
+        if row.kind == "product" and row.flops and row.time_ns and row.dtype in flops:
+            flops[row.dtype] = max(flops[row.dtype], row.flops / row.time_ns * 1e9)
+    return peaks._replace(flops=flops)
 
 
 def _grouped(work: Iterable[OperatorWork], machine: _Machine) -> Iterable[list[OperatorWork]]:

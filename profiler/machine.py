@@ -51,6 +51,8 @@ VARIABLES = (
     "TORCH_SHOW_DISPATCH_TRACE",
 )
 _FRESH_BYTES = 8 * 2**20
+_GEMM_SIZES, _SHORT_GEMM_SECONDS = (512, 1024, 2048), 1e-3
+"""A product that takes less time is over before many threads are at work."""
 
 
 def environment(gpus: list[Gpu]) -> Environment:
@@ -95,7 +97,10 @@ def configuration(observed: Observed) -> Configuration:
 
 
 def calibrate() -> Calibration:
-    """Time a few operations at their best; takes about 50 ms and draws no random number."""
+    """Time a few operations at their best; takes about 50 ms and draws no random number.
+
+    With the threads that the program uses: what it could reach as it is set up.
+    """
     one = torch.ones(1)
     half = 8 * 2**20
     source, target = torch.ones(half), torch.empty(half)
@@ -124,11 +129,21 @@ def _touch_fresh_memory() -> float:
 
 def _bf16_flops() -> float:
     # Without hardware for it the larger product takes half a second, and the smaller tells enough.
-    small = _gemm_flops(torch.bfloat16, n=128, times=20)
+    small = _gemm_rate(torch.bfloat16, n=128, times=20)
     return small if small < 10e9 else _gemm_flops(torch.bfloat16)
 
 
-def _gemm_flops(dtype: torch.dtype, n: int = 512, times: int = 4) -> float:
+def _gemm_flops(dtype: torch.dtype) -> float:
+    """Rate of the product of two squares, large enough for all threads to be at work."""
+    rate = 0.0
+    for n in _GEMM_SIZES:
+        rate = max(rate, _gemm_rate(dtype, n, times=4))
+        if 2 * n**3 / rate > _SHORT_GEMM_SECONDS:
+            break
+    return rate
+
+
+def _gemm_rate(dtype: torch.dtype, n: int, times: int) -> float:
     a = torch.ones(n, n, dtype=dtype)
     return 2 * n**3 / _best(lambda: torch.mm(a, a), times)
 

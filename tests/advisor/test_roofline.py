@@ -125,6 +125,14 @@ def test_shares_are_of_the_time_in_operators_of_the_model() -> None:
     assert known["operators.uncounted_share"] == pytest.approx(0.8 / whole)
 
 
+def test_a_peak_is_not_below_what_was_reached() -> None:
+    run = a_run(counted(a_product(flops=400_000_000)))
+    found = found_in(run)
+    assert found.peaks is not None
+    assert found.peaks.flops["float32"] == pytest.approx(400e9) > PEAK
+    assert found.points[0].reached == pytest.approx(1)
+
+
 def test_without_calibration_nothing_is_compared() -> None:
     run = a_run(some_work())
     run.environment.calibration = None
