@@ -63,8 +63,8 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
     loader = training_loader(profile)
     for site in loader.sites if loader else []:
         by_cause.setdefault(_fetch_cause(site), []).append(site)
-    for cause in new_pages(fetch_totals(loader)) if loader else ():
-        by_cause[cause] = by_cause.get(TRANSFORM, [])  # pages come in the midst of working
+    for of_pages in new_pages(fetch_totals(loader)) if loader else ():
+        by_cause[of_pages] = by_cause.get(TRANSFORM, [])  # pages come in the midst of working
     of_phase = {**_MAIN, "communication": collectives_cause(profile)}
     writing, reading = writing_cause(profile), reading_cause(profile)
     unlocked = of_unlocked_place(profile.sites)

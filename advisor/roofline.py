@@ -138,7 +138,7 @@ class _Machine(NamedTuple):
 
 
 def _with_seen(peaks: Peaks | None, work: Iterable[OperatorWork]) -> Peaks | None:
-    """Peaks that are not below what was reached: others may have had the cores as they were timed."""
+    """Peaks not below what was reached: others may have had the cores as they were timed."""
     if peaks is None:
         return None
     flops = dict(peaks.flops)

@@ -41,7 +41,7 @@ class Row(NamedTuple):
     """Consecutive steps: sums."""
 
     first: int
-    count: int
+    steps: int
     start_ns: int
     wall_ns: int
     longest_ns: int
@@ -89,12 +89,12 @@ def steps_of(profile: Profile, rows: list[Row], pid: int, tid: int) -> Iterator[
     """Steps with their phases, as slices of one thread."""
     named = _phase_names(profile)
     for number, row in enumerate(rows):
-        last = row.first + row.count - 1
-        single = row.count == 1
+        last = row.first + row.steps - 1
+        single = row.steps == 1
         name = f"ProfilerStep#{row.first}"
         if not single:
-            name += f" to #{last} ({row.count} steps)"
-        args: dict[str, Any] = {"steps": row.count, "longest_ms": row.longest_ns / 1e6}
+            name += f" to #{last} ({row.steps} steps)"
+        args: dict[str, Any] = {"steps": row.steps, "longest_ms": row.longest_ns / 1e6}
         yield a_slice(name, "user_annotation", pid, tid, row.start_ns, row.end_ns, **args)
         begin = row.start_ns
         for phase, wall in row.phases.items():
@@ -183,7 +183,7 @@ def marks_of(profile: Profile, pid: int, tid: int) -> Iterator[Event]:
 def counters_of(profile: Profile, rows: list[Row], pid: int) -> Iterator[Event]:
     """Step time, resources, and what the program has logged."""
     for row in rows:
-        mean_ms = row.wall_ns / max(1, row.count) / 1e6
+        mean_ms = row.wall_ns / max(1, row.steps) / 1e6
         yield a_counter("step time (ms)", pid, row.start_ns, mean_ms)
     for name, column in profile.samples.columns.items():
         for time, value in zip(profile.samples.time_ns, column, strict=True):

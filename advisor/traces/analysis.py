@@ -115,7 +115,8 @@ class Analysis:
         self._count_work(step, own, calls, begin, end)
         bounds = stack.bounds(begin, end)
         parts = self._divided(bounds, host, phases, own, calls)
-        parts["python"] = np.diff(bounds) - sum(parts.values())
+        known: Int64 = sum(parts.values(), np.zeros(len(bounds) - 1, np.int64))
+        parts["python"] = np.diff(bounds) - known
         self.phases[step].update({name: int(part.sum()) for name, part in parts.items()})
         if len(stack.times):
             for phase in parts.keys() - (DEVICE_PHASES if len(self._device) else ()):

@@ -9,16 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-<<<<<<< HEAD
 from stepscope.advisor.traces.frames import called_from, users_calls
 from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
 from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Args, Event, Instant, Number
-=======
-from stepscope.advisor.traces.kinds import KINDS, Kind
-from stepscope.advisor.traces.memory import Memory
-from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Event, Instant, Number
 from stepscope.advisor.traces.work import Works
->>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
 
 RECORD = np.dtype(
     [
@@ -27,20 +21,11 @@ RECORD = np.dtype(
         ("correlation", np.int64),  # of a call with what it started on a device; 0: none
         ("bytes", np.int64),  # of a copy or fill; ROCm tells it of the call that starts one
         ("name", np.int32),
-        (
-            "track",
-            np.int32,
-        ),  # host: the thread; else ("device", number, stream), ("memory", number)
-        (
-            "blocks_per_sm",
-            np.float32,
-        ),  # of a kernel, beside the device's multiprocessors; 0: unknown
+        ("track", np.int32),  # host: thread; else ("device", number, stream), ("memory", number)
+        ("blocks_per_sm", np.float32),  # of a kernel, beside the multiprocessors; 0: unknown
         ("kind", np.int8),
-<<<<<<< HEAD
         ("occupancy", np.int8),  # of a kernel, percent; -1: unknown
-=======
         ("work", np.int32),  # of an operator, number of what it does; 0: not known
->>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
     ],
     align=True,
 )
@@ -73,11 +58,7 @@ class Columns:
         self.name_kinds: list[int] = []
         """The kind of the first event of each name."""
         self.tracks = Table()
-<<<<<<< HEAD
-=======
         self.works = Works()
-        self.memory = Memory()
->>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
         self.origin_us: float | None = None
         self.foreign: Counter[str] = Counter()
         """Events of categories that are not known, by category."""
@@ -91,7 +72,6 @@ class Columns:
         rows = np.zeros(len(kept), RECORD)
         rows["kind"] = np.repeat(list(groups), [len(group) for group in groups.values()])
         self._times(rows, kept)
-<<<<<<< HEAD
         self._names(rows, kept)
         begin = 0
         for kind, group in groups.items():
@@ -109,18 +89,6 @@ class Columns:
                 categories[event.cat].append(event)
             elif type(event) is Instant:
                 moments.append(event)
-=======
-        operators = groups[Kind.OPERATOR]
-        first = int(np.searchsorted(rows["kind"], Kind.OPERATOR))
-        rows["work"][first : first + len(operators)] = self.works.numbers(operators)
-        ends = np.searchsorted(rows["kind"], [Kind.RUNTIME, Kind.RUNTIME + 1, Kind.PYTHON + 1])
-        first_call, last_call, first_device = (int(end) for end in ends)
-        tracks = self.tracks
-        rows["track"][:first_device] = [tracks[event.tid] for event in kept[:first_device]]
-        self._calls(rows[first_call:last_call], kept[first_call:last_call])
-        self._device(rows[first_device:], kept[first_device:])
-        self.memory.add([event for event in events if type(event) is Instant])
->>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
         for category in categories.keys() - KINDS.keys():
             self.foreign[category] += len(categories[category])
         groups = {kind: _of(kind, categories) for kind in Kind}
@@ -152,6 +120,8 @@ class Columns:
     def _fill(self, kind: Kind, rows: Records, events: list[Event]) -> None:
         """What is told of one kind only."""
         tracks = self.tracks
+        if kind == Kind.OPERATOR:
+            rows["work"] = self.works.numbers(events)
         if kind <= Kind.PYTHON:
             rows["track"] = [tracks[event.tid] for event in events]
             if kind != Kind.RUNTIME:
@@ -195,11 +165,13 @@ def _of(kind: Kind, categories: dict[str, list[Event]]) -> list[Event]:
 
 def _held_by_devices(moments: list[Instant]) -> list[Event]:
     """What allocators of devices hold, where they say so (since torch 1.11), as events."""
-    held = [m for m in moments if m.name == MEMORY_NAME and m.args]
     return [
         Event(name=m.name, ts=m.ts, args=m.args)
-        for m in held
-        if m.args.device_type == _ON_DEVICE and m.args.reserved is not None
+        for m in moments
+        if m.name == MEMORY_NAME
+        and m.args is not None
+        and m.args.device_type == _ON_DEVICE
+        and m.args.reserved is not None
     ]
 
 

@@ -47,15 +47,12 @@ class Args(Struct, gc=False):
     reserved: Number = field(name="Total Reserved", default=None)
     device_id: Number = field(name="Device Id", default=None)
     device_type: Number = field(name="Device Type", default=None)
-<<<<<<< HEAD
     blocks_per_sm: Number = field(name="blocks per SM", default=None)
     occupancy: Number = field(name="est. achieved occupancy %", default=None)
     call_stack: str | None = field(name="Call stack", default=None)
-=======
     dims: msgspec.Raw = field(name="Input Dims", default=msgspec.Raw())
     types: msgspec.Raw = field(name="Input type", default=msgspec.Raw())
     values: msgspec.Raw = field(name="Concrete Inputs", default=msgspec.Raw())
->>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
 
 
 NO_ARGS = Args()
@@ -240,13 +237,8 @@ class Reader:
                 return events, text[position:].encode("utf-8", "surrogateescape")
             try:
                 value, position = decoder.raw_decode(text, position)
-<<<<<<< HEAD
                 if isinstance(value, dict) and (event := self._taken(value)) is not None:
                     events.append(event)
-=======
-                if isinstance(value, dict) and value.get("ph") in _PHASES:
-                    events.append(msgspec.convert(_with_raw(value), AnyEvent, strict=False))
->>>>>>> 9cd9c3b (Work of operators in traces that were recorded with shapes)
             except msgspec.ValidationError:
                 self.lost += 1
             except ValueError:
@@ -259,7 +251,7 @@ class Reader:
     def _taken(self, value: dict[str, Any]) -> AnyEvent | None:
         """An event that was read by itself; None if it is of no interest."""
         known = value.get("ph") in _PHASES
-        return msgspec.convert(value, AnyEvent, strict=False) if known else None
+        return msgspec.convert(_with_raw(value), AnyEvent, strict=False) if known else None
 
     def _following(self, text: str, position: int) -> int | None:
         """Where the event after an unreadable one begins; None if it is not there yet."""

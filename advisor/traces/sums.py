@@ -26,14 +26,14 @@ class Tally:
         self.calls = np.zeros(size, np.int64)
         self.sums = {name: np.zeros(size, np.int64) for name in amounts}
 
-    def add(self, keys: Int64, **amounts: Int64) -> None:
+    def add(self, keys: Int64, **amounts: Weights) -> None:
         """Count each key once, and add its amounts."""
         size = len(self.calls)
         self.calls += np.bincount(keys, minlength=size)
         for name, values in amounts.items():
             self.more(name, keys, values)
 
-    def more(self, name: str, keys: Int64, values: Int64) -> None:
+    def more(self, name: str, keys: Int64, values: Weights) -> None:
         """Add amounts without counting a call."""
         self.sums[name] += np.rint(
             np.bincount(keys, weights=values, minlength=len(self.calls))

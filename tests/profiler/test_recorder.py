@@ -54,7 +54,11 @@ def test_phases_are_exclusive_and_sum_to_the_wall_time(recorder: Recorder) -> No
 
 
 def test_what_happens_at_a_boundary_belongs_to_no_step(recorder: Recorder) -> None:
-    recorder.on_step.append(lambda: bool(time.sleep(0.02)))
+    def callback() -> bool:
+        time.sleep(0.02)
+        return False
+
+    recorder.on_step.append(callback)
     for _ in range(3):
         recorder.end_step()
     steps = recorder.steps("steady")

@@ -65,9 +65,9 @@ def _add(profile: Profile, out: TraceWriter) -> None:
 def _single(profile: Profile) -> Iterator[Row]:
     """The rows, each as one step: the mean of its steps."""
     for row in rows_of(profile):
-        count = max(1, row.count)
+        count = max(1, row.steps)
         phases = {name: wall // count for name, wall in row.phases.items()}
-        yield row._replace(count=1, wall_ns=row.wall_ns // count, phases=phases)
+        yield row._replace(steps=1, wall_ns=row.wall_ns // count, phases=phases)
 
 
 def _copy(file: Path, out: TraceWriter) -> None:
