@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from stepscope.profiler.device.copies import CopyLog
 from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
 
@@ -37,6 +38,7 @@ class Observed:
         self.batch_bytes: int | None = None
         self.distributed: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         """DistributedDataParallel models, for their logger at the end of the run."""
+        self.copies = CopyLog()
         self.problems: list[str] = []
 
     def add_loader(self, description: Loader) -> LoaderLog:
@@ -63,7 +65,7 @@ class Observed:
         self.batch_wanted = False
         tensors = list(_tensors(batch))
         if tensors:
-            self.batch_bytes = sum(t.numel() * t.element_size() for t in tensors)
+            self.batch_bytes = _bytes(tensors)
             self.batch_size = tensors[0].shape[0] if tensors[0].dim() else 1
 
 
@@ -117,14 +119,22 @@ def describe_optimizer(optimizer: torch.optim.Optimizer) -> Optimizer:
     tensors = [p for g in optimizer.param_groups for p in g["params"]]
     state = optimizer.state.get(tensors[0], {}) if tensors else {}
     per_parameter = [v for v in state.values() if isinstance(v, torch.Tensor) and v.dim()]
+    kept = [v for each in optimizer.state.values() for v in _tensors(each)]
     return Optimizer(
         class_name=type(optimizer).__name__,
         parameters=sum(p.numel() for p in tensors),
         tensors=len(tensors),
         state_tensors_per_parameter=len(per_parameter),
+        parameter_bytes=_bytes(tensors),
+        gradient_bytes=_bytes([p.grad for p in tensors if p.grad is not None]),
+        state_bytes=_bytes(kept),
         fused=group.get("fused"),
         foreach=group.get("foreach"),
     )
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def describe_loader(loader: Any) -> Loader:

@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
+import torch
 
 from stepscope.profiler import companions
 from stepscope.profiler.cgroup import throttled_seconds
 from stepscope.profiler.columns import SampledRows
+from stepscope.profiler.device.sensors import open_sensors
 from stepscope.profiler.format import Gpu, Samples
 from stepscope.profiler.processes import (
     FileTraffic,
@@ -50,7 +51,6 @@ _COLUMNS = (
     "major_faults_per_s",
     "kernel_cores",
 )
-_GPU_COLUMNS = ("utilisation", "memory_used_bytes", "power_w", "temperature_c", "sm_clock_mhz")
 
 
 class Sampler(threading.Thread):
@@ -73,8 +73,8 @@ class Sampler(threading.Thread):
         self._each_tick = each_tick
         self._problem = problem
         self._stop_event = threading.Event()
-        self._nvml = Nvml()
-        self._names = [*_COLUMNS, *self._nvml.columns]
+        self._sensors = open_sensors()
+        self._names = [*_COLUMNS, *self._sensors.columns]
         self._rows = SampledRows(1 + len(self._names))
         self._training = threading.get_ident(), threading.get_native_id()
         self._before = _Counters.read(*self._training)
@@ -97,11 +97,18 @@ class Sampler(threading.Thread):
         """End the thread and wait for the tick it is in."""
         self._stop_event.set()
         self.join(timeout=10)
-        self._nvml.close()
+        self._sensors.close()
 
     def gpus(self) -> list[Gpu]:
-        """The devices NVML knows."""
-        return self._nvml.gpus
+        """The devices of this machine."""
+        return self._sensors.gpus
+
+    def missing_sensors(self) -> str | None:
+        """Why there are no figures of a device that the program can use, if there is one."""
+        divided = [str(gpu.index) for gpu in self._sensors.gpus if gpu.divided]
+        if divided:
+            return f"GPU {', '.join(divided)} is divided (MIG): NVML does not tell its use"
+        return self._sensors.reason if torch.cuda.is_available() else None
 
     def samples(self) -> Samples:
         """What was read so far."""
@@ -137,7 +144,7 @@ class Sampler(threading.Thread):
             _rate(now.major_faults, before.major_faults, seconds),
             _rate(now.kernel, before.kernel, seconds),
         ]
-        self._rows.append((*row, *self._nvml.sample()))
+        self._rows.append((*row, *self._sensors.sample()))
 
 
 class _Counters:
@@ -183,76 +190,6 @@ class _Counters:
         with suppress(Exception):
             now.received = psutil.net_io_counters().bytes_recv
         return now
-
-
-class Nvml:
-    """NVIDIA's management library, where there is one."""
-
-    def __init__(self) -> None:
-        self.gpus: list[Gpu] = []
-        self._library: Any = None
-        self._handles: list[Any] = []
-        with suppress(Exception):  # no driver, no library, no permission: no such columns
-            import pynvml  # noqa: PLC0415  # only where NVIDIA's driver may be
-
-            pynvml.nvmlInit()
-            self._library = pynvml
-            for index in range(pynvml.nvmlDeviceGetCount()):
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                self._handles.append(handle)
-                self.gpus.append(
-                    Gpu(
-                        index=index,
-                        name=_text(pynvml.nvmlDeviceGetName(handle)),
-                        memory_bytes=pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-                        driver=_text(pynvml.nvmlSystemGetDriverVersion()),
-                        power_limit_w=_watts(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle),
-                    )
-                )
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of what `sample` returns."""
-        return [f"gpu{gpu.index}_{name}" for gpu in self.gpus for name in _GPU_COLUMNS]
-
-    def sample(self) -> list[float | None]:
-        """One reading of every device; None where a device does not tell."""
-        return [
-            _or_none(read)
-            for handle in self._handles[: len(self.gpus)]
-            for read in self._readings(handle)
-        ]
-
-    def _readings(self, handle: Any) -> list[Callable[[], float]]:
-        n = self._library
-        return [
-            lambda: n.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-            lambda: n.nvmlDeviceGetMemoryInfo(handle).used,
-            lambda: n.nvmlDeviceGetPowerUsage(handle) / 1000,
-            lambda: n.nvmlDeviceGetTemperature(handle, n.NVML_TEMPERATURE_GPU),
-            lambda: n.nvmlDeviceGetClockInfo(handle, n.NVML_CLOCK_SM),
-        ]
-
-    def close(self) -> None:
-        """Give the library back."""
-        if self._library is not None:
-            with suppress(Exception):
-                self._library.nvmlShutdown()
-
-
-def _or_none(read: Callable[[], float]) -> float | None:
-    try:
-        return float(read())
-    except Exception:  # NVML's errors share no base class across versions
-        return None
-
-
-def _watts(read: Callable[[Any], int], handle: Any) -> float | None:
-    return _or_none(lambda: read(handle) / 1000)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _grown(

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 try:
-    import torch  # noqa: F401  # before the imports below, whose message would be another
+    import torch  # before the imports below, whose message would be another
 except ImportError as missing:
     raise ImportError(
         "stepscope needs PyTorch to record a profile: pip install 'stepscope[torch]'"
@@ -25,8 +25,9 @@ from stepscope.profiler.anchors import Anchor
 from stepscope.profiler.between import BetweenBatches
 from stepscope.profiler.collectives import collectives
 from stepscope.profiler.companions import Companions
+from stepscope.profiler.device.recorder import DeviceRecorder
 from stepscope.profiler.file_access import note_file_access
-from stepscope.profiler.format import SCHEMA, Calibration, Overhead, Profile, Run
+from stepscope.profiler.format import SCHEMA, Calibration, Device, Overhead, Profile, Run
 from stepscope.profiler.loaders import RingFolder
 from stepscope.profiler.metrics import Metrics
 from stepscope.profiler.observed import Observed
@@ -284,7 +285,7 @@ class _Recording:
         self._written: Path | None = None
         self._started_at = datetime.datetime.now(datetime.timezone.utc)
         self._rings = RingFolder()
-        self.recorder = Recorder(warmup_steps)
+        self.recorder = self._recorder(warmup_steps)
         self.observed = Observed(self._rings.path, self.recorder.started_ns)
         self.metrics = Metrics(self.recorder.started_ns)
         self.anchor = Anchor(self.recorder, self._guarded, rest)
@@ -302,6 +303,8 @@ class _Recording:
             )
             self._sampler = Sampler(self.recorder.started_ns, self._tick, self.observed.problem)
             self._environment = machine.environment(self._sampler.gpus())
+            if no_sensors := self._sampler.missing_sensors():
+                self.observed.problem(no_sensors)
             self._sampler.start()
             self._companions = Companions(self.recorder.thread)
             self._stacks = StackSampler(
@@ -319,6 +322,14 @@ class _Recording:
             raise
         self._setup_ns = time.perf_counter_ns() - began
         self.recorder.restart_step()
+
+    def _recorder(self, warmup_steps: int) -> Recorder:
+        if torch.cuda.is_available():
+            return DeviceRecorder(warmup_steps, self._note)
+        return Recorder(warmup_steps)
+
+    def _note(self, problem: str) -> None:
+        self.observed.problem(problem)
 
     def add_probe(self, after: int) -> None:
         """Try each half of the loop alone after so many steady steps."""
@@ -392,6 +403,11 @@ class _Recording:
             self._calibration = machine.calibrate()
         self._save("exception" if exception else "completed", exception)
 
+    def _device(self) -> Device | None:
+        if not isinstance(self.recorder, DeviceRecorder):
+            return None
+        return self.recorder.device(self.observed.copies.as_list())
+
     def _profile(self, ended: Any, exception: str | None = None) -> Profile:
         rank, world = self._file.rank
         environment = self._environment
@@ -420,6 +436,7 @@ class _Recording:
             loaders=[log.result() for log in self.observed.loaders],
             samples=self._sampler.samples(),
             window=self._window.result,
+            device=self._device(),
             sites=merged(seen, self.recorder.sites.as_list(list(self.recorder.phases))),
             stack_samples=self._stacks.samples,
             collectives=self._ddp,

@@ -14,13 +14,18 @@ from msgspec import Struct, field
 from stepscope.profiler.format.columns import Count
 from stepscope.profiler.format.communication import Collective, Ranks, Straggler
 from stepscope.profiler.format.device import (
+    PACED,
     Annotation,
     Copies,
     Counted,
+    Device,
+    DeviceMemory,
+    DeviceTimes,
     Kernel,
     KernelCategory,
     Operator,
     OperatorWork,
+    PhaseMemory,
     RuntimeCalls,
     Trace,
     Window,
@@ -47,6 +52,7 @@ from stepscope.profiler.format.timeline import (
 )
 
 __all__ = [
+    "PACED",
     "SCHEMA",
     "STEP_COLUMNS",
     "Annotation",
@@ -57,6 +63,9 @@ __all__ = [
     "Configuration",
     "Copies",
     "Counted",
+    "Device",
+    "DeviceMemory",
+    "DeviceTimes",
     "Environment",
     "FetchTotals",
     "Gpu",
@@ -71,6 +80,7 @@ __all__ = [
     "OperatorWork",
     "Optimizer",
     "Overhead",
+    "PhaseMemory",
     "Profile",
     "Ranks",
     "Run",
@@ -119,6 +129,8 @@ class Profile(Struct, kw_only=True):
     window: Window | None = None
     trace: Trace | None = None
     """Where the profile was made from a Kineto trace."""
+    device: Device | None = None
+    """Where the loop ran on a device: its time, memory and copies."""
     ranks: Ranks | None = None
     """Where it was made from traces of several ranks: then times are means of the ranks."""
     collectives: list[Collective] = []

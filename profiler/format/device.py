@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from stepscope.profiler.format.columns import Count
-from stepscope.profiler.format.timeline import Histogram
+from stepscope.profiler.format.timeline import Histogram, Samples, Steps
 
 
 class Operator(Struct, kw_only=True, omit_defaults=True):
@@ -124,6 +124,9 @@ class Copies(Struct, kw_only=True, omit_defaults=True):
     calls: Count
     bytes: int | None = None
     time_ns: int
+    """On the device in a trace; else in the program's calls, which return early where they may."""
+    non_blocking: Count | None = None
+    """Calls that asked not to be waited for; None in a trace."""
 
 
 class RuntimeCalls(Struct, kw_only=True):
@@ -182,3 +185,54 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     """Likewise, while the host was in a phase: `forward`, `backward`, `optimizer`, ..."""
     lost_events: Count = 0
     """Events of the file that could not be read."""
+
+
+PACED = "_paced"
+"""Ends the name of a phase of `DeviceTimes` in which the device kept up with the host: its kernels
+and the gaps between them."""
+
+
+class DeviceTimes(Struct, kw_only=True, omit_defaults=True):
+    """One device's time line, from events recorded where the training thread's phases change."""
+
+    device: int
+    steps: Steps
+    """Steps on the device. Phases in which it was behind the host are work; `forward_paced` and
+    their like hold kernels and the gaps between them; the others are what the host did while the
+    device was out of work. Rows need not be consecutive."""
+    events: Count = 0
+    """Recorded in these steps."""
+    own_ns: int = 0
+    """Time that recording and reading them took on the training thread, part of the steps."""
+    lost_steps: Count = 0
+    """Steps whose events could not be read, or with more phases than events."""
+
+
+class PhaseMemory(Struct, kw_only=True, omit_defaults=True):
+    """What the allocator held where a phase began and ended; largest of a few early steps."""
+
+    begin_bytes: int
+    end_bytes: int
+    peak_bytes: int | None = None
+    """Where the largest value so far was reached in this phase; None where it was another's."""
+
+
+class DeviceMemory(Struct, kw_only=True, omit_defaults=True):
+    """What PyTorch's allocator did on one device."""
+
+    device: int
+    total_bytes: int | None = None
+    course: Samples
+    """At ends of steps: `allocated_bytes`, `reserved_bytes`, `inactive_split_bytes`, and counted
+    from the start of the process `retries`, `ooms`, `device_allocations`, `step`."""
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    phases: dict[str, PhaseMemory] = {}
+
+
+class Device(Struct, kw_only=True, omit_defaults=True):
+    """What was observed of a device while the loop ran."""
+
+    times: DeviceTimes | None = None
+    memory: DeviceMemory | None = None
+    copies: list[Copies] = []

@@ -40,6 +40,18 @@ class Gpu(Struct, kw_only=True, omit_defaults=True):
     memory_bytes: int | None = None
     driver: str | None = None
     power_limit_w: float | None = None
+    max_sm_clock_mhz: int | None = None
+    max_memory_clock_mhz: int | None = None
+    max_pcie_generation: int | None = None
+    """The most that the device and its slot can do together."""
+    max_pcie_width: int | None = None
+    """Lanes, likewise."""
+    nvlinks: int | None = None
+    """Links to other devices that are up."""
+    divided: bool = False
+    """Whether it is divided into instances (MIG), of which NVML does not tell the use."""
+    cuda_index: int | None = None
+    """Number by which the program knows it; None where the program cannot see it."""
 
 
 class Calibration(Struct, kw_only=True, omit_defaults=True):
@@ -109,6 +121,10 @@ class Optimizer(Struct, kw_only=True, omit_defaults=True):
     parameters: int
     tensors: int
     state_tensors_per_parameter: int | None = None
+    parameter_bytes: int | None = None
+    gradient_bytes: int | None = None
+    """After the first step."""
+    state_bytes: int | None = None
     fused: bool | None = None
     foreach: bool | None = None
 

@@ -27,6 +27,14 @@ _COPIES = ("cpu", "numpy")
 """Free for a host tensor."""
 _UNCOUNTED = ("data_wait", "optimizer", "transfer", "logging", "gc")
 """Phases in which a library reads values of host tensors for its own purposes."""
+_WAITS = (
+    (torch.cuda, "synchronize"),
+    (torch.cuda.Event, "synchronize"),
+    (torch.cuda.Stream, "synchronize"),
+)
+_SIZED_BY_VALUES = ("nonzero", "masked_select", "unique")
+"""Methods whose result has a size that only the device knows, so that the host waits for it. Their
+namesakes in `torch` are let be: torch.jit.script knows them by identity."""
 _EXACT_CALLS = 100
 _EVERY = 16
 """Beyond so many calls in a step, one of so many is timed and stands for all of them."""
@@ -50,7 +58,10 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     patches.replace(_tensor_str, "_str", reads.formatting)
     if torch.cuda.is_available():
         wrap = timed(recorder, "sync", counter="syncs", site=True)
-        patches.replace(torch.cuda, "synchronize", wrap)
+        for owner, name in _WAITS:
+            patches.replace(owner, name, wrap)
+        for name in _SIZED_BY_VALUES:
+            patches.replace(torch.Tensor, name, functools.partial(_of_device, timed=wrap))
 
 
 class _Reads:
@@ -159,6 +170,21 @@ class _Reads:
             return formatted(tensor, *args, **kwargs)
 
         return opaque(text)
+
+
+def _of_device(
+    original: Callable[..., Any], *, timed: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Wrap a method that is timed for tensors on a device; of a host tensor it is plain work."""
+    charged = timed(original)
+
+    @functools.wraps(original)
+    def call(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        # torch.compile knows the originals and puts operators in their place.
+        watched = tensor.is_cuda and not is_compiling()
+        return (charged if watched else original)(tensor, *args, **kwargs)
+
+    return call
 
 
 def _price_ns(original: Callable[..., Any], times: int = 100) -> int:

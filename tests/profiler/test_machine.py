@@ -7,16 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+from fake_nvml import FakeNvml
 
 from stepscope.profiler import cgroup, machine, sampler
 from stepscope.profiler.machine import VARIABLES, calibrate, configuration, environment
 from stepscope.profiler.observed import Observed
-from stepscope.profiler.sampler import Nvml, Sampler
+from stepscope.profiler.sampler import Sampler
 
 GIB = 2**30
 
@@ -117,125 +116,12 @@ def test_calibrating_draws_no_random_number_and_takes_little_time() -> None:
     assert 1e6 < found.fresh_bytes_per_s < 1e13
 
 
-# NVML: a fake library, since there need not be a device -------------------------------------------
-
-
-class NotSupported(Exception):
-    """What NVML raises for a figure the device does not have."""
-
-
-class FakeNvml:
-    """Two devices; the second does not tell its power."""
-
-    NVML_TEMPERATURE_GPU = 0
-    NVML_CLOCK_SM = 1
-
-    def __init__(self) -> None:
-        self.open = 0
-        self.broken = False
-
-    def _checked(self, value: Any) -> Any:
-        if self.broken:
-            raise NotSupported
-        return value
-
-    def nvmlInit(self) -> None:
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlDeviceGetCount(self) -> int:
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
-        return index
-
-    def nvmlDeviceGetName(self, handle: int) -> Any:
-        return b"Example 80GB" if handle == 0 else "Example 40GB"
-
-    def nvmlSystemGetDriverVersion(self) -> str:
-        return "570.00"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
-        return self._checked(SimpleNamespace(total=(80 - 40 * handle) * GIB, used=3 * GIB))
-
-    def nvmlDeviceGetEnforcedPowerLimit(self, handle: int) -> int:
-        if handle == 1:
-            raise NotSupported
-        return 700_000
-
-    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
-        return self._checked(SimpleNamespace(gpu=37))
-
-    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
-        if handle == 1:
-            raise NotSupported
-        value: int = self._checked(412_500)
-        return value
-
-    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> Any:
-        assert sensor == self.NVML_TEMPERATURE_GPU
-        return self._checked(61)
-
-    def nvmlDeviceGetClockInfo(self, handle: int, clock: int) -> Any:
-        assert clock == self.NVML_CLOCK_SM
-        return self._checked(1980)
-
-
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake = FakeNvml()
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     return fake
-
-
-def test_devices_are_named_and_read(library: FakeNvml) -> None:
-    nvml = Nvml()
-    first, second = nvml.gpus
-
-    assert (first.index, first.name, first.memory_bytes) == (0, "Example 80GB", 80 * GIB)
-    assert (first.driver, first.power_limit_w) == ("570.00", 700.0)
-    assert (second.index, second.name, second.power_limit_w) == (1, "Example 40GB", None)
-    values = dict(zip(nvml.columns, nvml.sample(), strict=True))
-    assert values == {
-        "gpu0_utilisation": 0.37,
-        "gpu0_memory_used_bytes": 3 * GIB,
-        "gpu0_power_w": 412.5,
-        "gpu0_temperature_c": 61,
-        "gpu0_sm_clock_mhz": 1980,
-        "gpu1_utilisation": 0.37,
-        "gpu1_memory_used_bytes": 3 * GIB,
-        "gpu1_power_w": None,
-        "gpu1_temperature_c": 61,
-        "gpu1_sm_clock_mhz": 1980,
-    }
-    nvml.close()
-    assert library.open == 0
-
-
-def test_a_device_that_falls_silent_gives_no_figures(library: FakeNvml) -> None:
-    nvml = Nvml()
-    library.broken = True
-    assert nvml.sample() == [None] * 10
-    assert len(nvml.columns) == 10
-
-
-def test_a_device_that_cannot_be_described_is_left_out(library: FakeNvml) -> None:
-    library.broken = True
-    nvml = Nvml()
-    assert nvml.gpus == []
-    assert nvml.columns == []
-    assert nvml.sample() == []
-
-
-def test_without_a_library_there_are_no_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    nvml = Nvml()
-    assert nvml.gpus == []
-    assert nvml.columns == []
-    assert nvml.sample() == []
-    nvml.close()
 
 
 # The sampling thread ------------------------------------------------------------------------------

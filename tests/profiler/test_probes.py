@@ -10,7 +10,7 @@ import os
 import pickle
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,7 @@ from torch.utils.data import DataLoader, dataloader
 
 from stepscope.profiler import profile
 from stepscope.profiler.patches import Patches
-from stepscope.profiler.probes import device, garbage, sync
-from stepscope.profiler.recorder import Recorder
+from stepscope.profiler.probes import garbage
 
 
 class SlowNet(nn.Module):
@@ -564,83 +563,7 @@ def test_a_probe_that_cannot_start_is_noted(
     assert spent(result, "forward") >= 3 * 10 * MS
 
 
-# The device: a fake one ---------------------------------------------------------------------------
-
-
-class FakeTensor:
-    """Looks like a tensor as far as the device probe asks."""
-
-    def __init__(self, is_cuda: bool) -> None:
-        self.is_cuda = is_cuda
-
-    def to(self, *args: Any, **kwargs: Any) -> FakeTensor:
-        return FakeTensor(is_cuda=True)
-
-    cuda = to
-
-    def item(self) -> float:
-        time.sleep(0.002)
-        return 1.5
-
-    tolist = cpu = numpy = __bool__ = __float__ = __int__ = item
-
-
-@pytest.fixture
-def fake_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """The device probe, installed on a fake tensor class."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "Tensor", FakeTensor)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
-    recorder, patches = Recorder(0), Patches()
-    device.install(recorder, patches, None)  # type: ignore[arg-type]
-    sync.install(recorder, patches, None)  # type: ignore[arg-type]
-    yield recorder
-    recorder.close()
-    patches.close()
-
-
-def counted(recorder: Recorder) -> tuple[int, int]:
-    return tuple(recorder.counted[recorder.counter(name)] for name in ("transfers", "syncs"))  # type: ignore[return-value]
-
-
-def test_copies_to_the_device_are_counted(fake_device: Recorder) -> None:
-    host, there = FakeTensor(False), FakeTensor(True)
-    host.to("cuda")
-    host.to(torch.device("cuda", 0), non_blocking=True)
-    host.to(device="cuda:1")
-    host.to(there)
-    host.to(0)
-    host.cuda()
-    host.cuda(non_blocking=True)
-    assert counted(fake_device) == (7, 0)
-
-    for _ in range(2):
-        there.to("cuda")
-        there.cuda()
-        host.to("cpu")
-        host.to(torch.float16)
-        host.to(dtype=torch.float16)
-        host.to(memory_format=torch.channels_last)
-        host.to(host)
-    assert counted(fake_device) == (7, 0)
-
-
-def test_waiting_for_the_device_is_counted(fake_device: Recorder) -> None:
-    there, host = FakeTensor(True), FakeTensor(False)
-    there.item()
-    there.tolist()
-    float(there)
-    torch.cuda.synchronize()
-    assert counted(fake_device) == (0, 4)
-    host.cpu()
-    assert counted(fake_device) == (0, 4)
-
-    fake_device.end_step()
-    steps = fake_device.steps("steady")
-    assert steps.phases["sync"][0] >= 3 * 2 * MS
-    assert steps.phases["sync"][0] + steps.phases["python"][0] + steps.phases["transfer"][0] == sum(
-        steps.wall_ns
-    )
+# A real device ----------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu

@@ -1,0 +1,1 @@
+"""What an accelerator does while the loop runs: its time, its memory, its sensors."""
