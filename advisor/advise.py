@@ -24,6 +24,7 @@ from stepscope.advisor.advice import (
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.composition import factors_of, interplay, one_of_each
+from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.engine import Judgement, fill, judge, obstacle
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.fact_sources import how_to_get
@@ -78,6 +79,7 @@ def advise(
         NoStepsError: the profile holds too few steps.
     """
     thresholds = thresholds or {}
+    profile = on_device_path(profile)
     measurement = measure(profile)
     facts = facts_of(profile, measurement)
     judgements = [judge(rule, facts, thresholds) for rule in knowledge.rules.values()]

@@ -12,7 +12,7 @@ from stepscope.advisor.causes import CAUSES
 
 Unit = Literal[
     "share", "s", "bytes", "bytes/s", "count", "cores", "ratio", "flag", "text",
-    "FLOP", "FLOP/s", "FLOP/byte",
+    "FLOP", "FLOP/s", "FLOP/byte", "J",
 ]  # fmt: skip
 
 
@@ -259,6 +259,41 @@ FACTS: dict[str, FactName] = {
         "share", "part of the fetches' waiting for a core that other workers cause"
     ),
 }
+
+DEVICE_FACTS = {
+    "gpu.idle_share": FactName("share", "part of the step in which the device has nothing to run"),
+    "gpu.clock_share": FactName("share", "clock under load over the highest the device has"),
+    "gpu.thermal_share": FactName("share", "part of the time under load that heat lowers clocks"),
+    "gpu.power_capped_share": FactName(
+        "share", "part of the time under load that the power cap lowers clocks"
+    ),
+    "gpu.other_processes": FactName("count", "other processes on the device, mean"),
+    "gpu.other_memory_share": FactName("share", "device memory that other processes hold, mean"),
+    "gpu.energy_per_step": FactName("J", "energy of the devices in use per step"),
+    "gpu.link_share": FactName("share", "rate of the link under load over what the slot allows"),
+    "gpu.link_rate": FactName("bytes/s", "what the link to the host can carry as it runs"),
+    "copy.upload_rate": FactName("bytes/s", "uploaded bytes over the time that it takes"),
+    "copy.link_share": FactName("share", "that rate over what the link can carry"),
+    "copy.non_blocking_share": FactName("share", "uploads that asked not to be waited for"),
+    "copy.readback_bytes": FactName("bytes", "bytes copied to the host by .to() per step"),
+    "memory.retries_per_step": FactName(
+        "count", "times per step that the allocator emptied its cache and tried again"
+    ),
+    "memory.device_allocations_per_step": FactName(
+        "count", "times per steady step that the allocator asked the device for memory"
+    ),
+    "memory.out_of_memory": FactName("count", "allocations that failed for good"),
+    "memory.reserved_ratio": FactName("ratio", "memory the allocator holds over memory in use"),
+    "memory.reserved_share": FactName("share", "device memory that the allocator holds, peak"),
+    "memory.fragmented_share": FactName(
+        "share", "part of the allocator's memory in split blocks that nobody uses"
+    ),
+    "memory.state_share": FactName("share", "gradients and optimizer state over memory in use"),
+    "memory.activation_share": FactName("share", "activations over device memory in use, peak"),
+    "memory.batch_room": FactName("ratio", "how many times the batch would fit, predicted"),
+}
+"""Of a live profile with a device."""
+FACTS |= DEVICE_FACTS
 
 
 def fact_name(name: str) -> FactName | None:

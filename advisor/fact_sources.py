@@ -7,6 +7,8 @@ _LOADER = "iterate a torch DataLoader inside the `with profile(...)` block"
 _RANKS = "profile a run of several processes (torchrun) with DistributedDataParallel"
 _WINDOW = "run at least 24 steps, with no other torch.profiler active"
 _DEVICE = "profile on a machine with a CUDA device and its driver's NVML"
+_ALLOCATOR = "profile a run that computes on a CUDA device"
+_COPYING = "copy batches to a CUDA device inside the `with profile(...)` block"
 _SCHEDULER = "profile on Linux with scheduler statistics (/proc/self/task/*/schedstat)"
 _PRESSURE = "profile on Linux with pressure information (/proc/pressure)"
 _IO = "profile on Linux, where /proc/self/task/*/io counts what a thread reads"
@@ -56,7 +58,16 @@ _BY_NAME = {
     "loader.utilisation": "use loader workers: num_workers=1 or more",
     "loader.worker_imbalance": "use two loader workers or more",
     "logging.by_hand_share": _STACKS,
+    "memory.activation_share": _ALLOCATOR,
     "memory.bandwidth": _WINDOW,
+    "memory.batch_room": _ALLOCATOR,
+    "memory.device_allocations_per_step": _ALLOCATOR,
+    "memory.fragmented_share": _ALLOCATOR,
+    "memory.out_of_memory": _ALLOCATOR,
+    "memory.reserved_ratio": _ALLOCATOR,
+    "memory.reserved_share": _ALLOCATOR,
+    "memory.retries_per_step": _ALLOCATOR,
+    "memory.state_share": _OPTIMIZER,
     "memory.capacity": _DEVICE,
     "model.sync_batch_norms": _MODEL,
     "optimizer.fused_gain": f"{_OPTIMIZER}, and {_END}",
@@ -79,7 +90,7 @@ _BY_GROUP = {
     "communication": _RANKS,
     "compilation": _STEPS,
     "compute": _WINDOW,
-    "copy": _TRACE,
+    "copy": _COPYING,
     "cpu": _LONGER,
     "cpu_preprocessing": _LOADER,
     "data": _STEPS,

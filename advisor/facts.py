@@ -11,6 +11,8 @@ from statistics import median
 from stepscope.advisor import ceilings
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.config_facts import environment_facts, set_up_facts
+from stepscope.advisor.device_facts import device_facts
+from stepscope.advisor.device_path import device_times
 from stepscope.advisor.fact_names import fact_name
 from stepscope.advisor.fetch import (
     GROWTH,
@@ -97,6 +99,8 @@ def _measured_with(profile: Profile) -> set[str]:
     if profile.trace is not None:
         return causes_of_phases(profile.steady.phases)
     seen = set(_ALWAYS_MEASURED)
+    if device_times(profile) is not None:
+        seen |= causes_of_phases(profile.steady.phases)
     if training_loader(profile) is not None:
         seen |= {c for c in CAUSES if c.startswith(("data_loading.s", "cpu_preprocessing."))}
         seen |= {"data_loading.network", "data_loading.worker_startup"}
@@ -345,6 +349,7 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     roofline_facts,
     predicted_facts,
     use_facts,
+    device_facts,
 )
 _TRACE_SOURCES = (
     _steps,

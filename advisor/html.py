@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args
 import jinja2
 from markupsafe import Markup, escape
 
-from stepscope.advisor import charts, roofline_chart, series, tables, wording
+from stepscope.advisor import charts, live_tables, roofline_chart, series, tables, wording
 from stepscope.advisor.advice import (
     RISKS,
     Advice,
@@ -110,6 +110,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "operators": tables.operators(profile.window),
         "device": device(profile),
         "roofline": roofline_chart.picture(profile, advice.step_seconds),
+        "live": live_tables.live(profile),
         "machine": tables.machine(profile.environment.calibration),
         "topics": {
             topic: tables.resources(members) for topic, members in series.topics(sampled).items()

@@ -127,6 +127,8 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
         "fused_optimizer",
         "bf16",
         "compile",
+        "clock",
+        "link",
         "literature",
     ]
     causes: list[str] = []

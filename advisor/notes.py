@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepscope.advisor.advice import NotMeasured
+from stepscope.advisor.device_path import device_times
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.wording import share, size
 from stepscope.profiler.format import Profile
@@ -35,6 +36,12 @@ def notes_of(profile: Profile, facts: Facts) -> list[str]:
     if profile.steady.total < FEW_STEPS:
         notes.append(
             f"Only {profile.steady.total} steps after warm-up: intervals are wide; profile 100."
+        )
+    if device_times(profile) is not None:
+        notes.append(
+            "The breakdown is of the device: where it works what it does, where it is idle what "
+            "the training thread does meanwhile. Step time and phases over the run are the "
+            "training thread's, which runs ahead of the device."
         )
     variation = facts.get("step.variation")
     if isinstance(variation, float) and variation > NOISY:
@@ -87,6 +94,16 @@ def missing_signals(profile: Profile) -> list[NotMeasured]:
                 what="inside of the data pipeline",
                 reason="no torch DataLoader was iterated inside the context",
                 remedy="create the loader's iterator inside `with profile(...)`",
+            )
+        )
+    places = {place for model in profile.configuration.models for place in model.devices}
+    if places - {"cpu", "meta"} and device_times(profile) is None:
+        missing.append(
+            NotMeasured(
+                what="when the device works, and what it is idle for",
+                reason=f"the model is on {', '.join(sorted(places))}, and too few of its steps "
+                "were followed with events of CUDA or ROCm",
+                remedy="run at least 20 steps on such a device, or judge a trace of torch.profiler",
             )
         )
     if profile.environment.calibration is None:

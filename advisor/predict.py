@@ -13,6 +13,7 @@ from math import ceil, exp, isfinite, log
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.ceilings import serial_fraction
 from stepscope.advisor.contention import Contention
+from stepscope.advisor.device_facts import clock_share, link_share
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.stages import Stages
@@ -276,6 +277,31 @@ def _compile(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
     )
 
 
+def _clock(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """Arithmetic goes as the clock; half of what is lost of it is counted on."""
+    share = clock_share(profile)
+    if share is None or share >= 1:
+        return None
+    return Outcome(
+        lambda s: s.scaled("compute.arithmetic", (1 + share) / 2),
+        f"half of what the clock has lost comes back; now it is {share:.0%} of the highest",
+        best=lambda s: s.scaled("compute.arithmetic", share),
+        bound=True,
+    )
+
+
+def _link(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """Copies that are as long as the link is slow; at worst they are slow for other reasons."""
+    share = link_share(profile)
+    if share is None or share >= 1:
+        return None
+    return Outcome(
+        lambda s: s.scaled("data_loading.host_to_device", share),
+        f"copies go as the link, which runs at {share:.0%} of its rate",
+        worst=lambda s: s,
+    )
+
+
 def _literature(predictor: Predictor, profile: Profile, stages: Stages) -> None:
     return None
 
@@ -292,5 +318,7 @@ PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = 
     "fused_optimizer": _fused_optimizer,
     "bf16": _bf16,
     "compile": _compile,
+    "clock": _clock,
+    "link": _link,
     "literature": _literature,
 }

@@ -33,6 +33,8 @@ _PREDICTORS = {
     "serial": "The pipeline model without loader workers.",
     "smooth": f"The pipeline model with {DEEP_QUEUE} batches in each worker's queue.",
     "any_order": "The pipeline model with batches taken as they are finished.",
+    "clock": "The arithmetic of a device as its clock, at most; half of what is lost of it.",
+    "link": "Copies to the device as the rate of its link.",
     "threads": (
         "A bound: arithmetic and memory traffic shared by one thread per usable core; half of the "
         "ideal gain as the likely case."

@@ -33,6 +33,7 @@ _UNITS = {
     "utilisation": "share",
     "_cores": "cores",
     "_w": "W",
+    "_j": "J",
     "_c": "°C",
     "_mhz": "MHz",
 }
@@ -43,6 +44,16 @@ _GPU_TITLES = {
     "power": "power",
     "temperature": "temperature",
     "sm_clock": "clock",
+    "memory_clock": "memory clock",
+    "throttled_power": "slowed by the power cap",
+    "throttled_thermal": "slowed by heat",
+    "pcie_generation": "PCIe generation",
+    "pcie_width": "PCIe lanes",
+    "pcie_received": "received over PCIe",
+    "pcie_sent": "sent over PCIe",
+    "other_processes": "other processes",
+    "other_memory": "memory of other processes",
+    "energy": "energy since the start",
 }
 _TOPICS = {
     ("cores", False): "Processor, in cores",
@@ -52,6 +63,7 @@ _TOPICS = {
     ("share", True): "GPU",
     ("bytes", True): "GPU memory",
     ("W", True): "GPU power",
+    ("bytes/s", True): "GPU link to the host",
     ("°C", True): "GPU temperature",
     ("MHz", True): "GPU clock",
 }

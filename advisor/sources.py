@@ -8,6 +8,7 @@ from typing import NamedTuple
 from stepscope.advisor.blocks import Block
 from stepscope.advisor.ceilings import model_step_seconds, own_delay_share, serial_fraction
 from stepscope.advisor.contention import Contention, divide
+from stepscope.advisor.device_path import on_device
 from stepscope.advisor.fetch import (
     NETWORK,
     TRANSFORM,
@@ -18,7 +19,7 @@ from stepscope.advisor.fetch import (
 )
 from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.advisor.shapes import fetch_shape, main_shapes
-from stepscope.advisor.stages import STARTUP, Crowd, Slowdowns, Stages
+from stepscope.advisor.stages import RESUMING, STARTUP, Crowd, Slowdowns, Stages
 from stepscope.advisor.threads import thread_cores
 from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer
 from stepscope.profiler.format import Profile, Steps
@@ -279,6 +280,7 @@ class Sources:
         fetch = self.fetch or Fetch({}, {}, 0.0, 0.0)
         loader = self.loader
         return Stages(
+            resuming=0.0 if on_device(self.profile) else RESUMING,
             workers=self.workers,
             cores=self.cores,
             main=main,

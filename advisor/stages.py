@@ -104,6 +104,8 @@ class Stages:
     """Threads one operator may use."""
     stretch: float = 1.0
     """How much longer batches took than their making explains; `fetch_blocked` has it."""
+    resuming: float = RESUMING
+    """Part of the computing that goes with the host's work; none of what a device computes."""
     factor: float = 1.0
     """Measured over modelled step time, so that the model is exact where it was measured."""
 
@@ -243,7 +245,7 @@ class Stages:
         total = sum(compute.values())
         if total <= 0 or not cause.startswith("host."):
             return self.main
-        saved = min(RESUMING * total, _RESUMING_PART * self.main.get(cause, 0.0)) * (1 - k)
+        saved = min(self.resuming * total, _RESUMING_PART * self.main.get(cause, 0.0)) * (1 - k)
         return _added(self.main, {c: -saved * s / total for c, s in compute.items()})
 
     def _crowded_by_others(self, k: float) -> Stages:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from stepscope.advisor.advice import Factors, Interplay, Kind, Prediction
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.composition import factors_of, interplay
+from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.engine import obstacle
 from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method
@@ -56,6 +57,7 @@ def what_if(names: list[str], profile: Profile, knowledge: Knowledge) -> Togethe
         NoStepsError: the profile holds too few steps.
     """
     methods = _checked(names, knowledge)
+    profile = on_device_path(profile)
     measurement = measure(profile)
     facts = facts_of(profile, measurement)
     start = state = remembered(lambda stages: stages)

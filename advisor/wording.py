@@ -170,6 +170,7 @@ def fact(value: bool | int | float | str, unit: str) -> str:
         "bytes": size,
         "bytes/s": lambda rate: f"{size(rate)}/s",
         "cores": lambda cores: f"{number(cores)} cores",
+        "J": lambda joules: f"{number(joules)} J",
         "W": lambda watts: f"{number(watts)} W",
         "°C": lambda degrees: f"{number(degrees)} °C",
         "MHz": lambda clock: f"{number(clock)} MHz",

@@ -20,7 +20,7 @@ from builders import (
 from msgspec.structs import replace
 
 from stepscope.advisor.causes import CAUSES
-from stepscope.advisor.fact_names import FACTS, fact_name
+from stepscope.advisor.fact_names import DEVICE_FACTS, FACTS, fact_name
 from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.measure import measure, quantile
 from stepscope.profiler.format import (
@@ -193,7 +193,7 @@ def test_a_run_in_which_everything_was_measured_has_every_fact() -> None:
     of_kernels = {name for name in FACTS if name.startswith(("gpu.kernel", "gpu.tensor", "copy."))}
     only_in_traces = of_kernels | {"gpu.launch_delay_seconds", "gpu.queue_length"}
     of_operators_on_a_device = {"gpu.misaligned_share"}
-    expected = set(FACTS) - only_in_traces - of_operators_on_a_device
+    expected = set(FACTS) - only_in_traces - of_operators_on_a_device - set(DEVICE_FACTS)
 
     assert expected - set(facts(a_full_run())) == set()
 
