@@ -129,9 +129,8 @@ def test_an_allocator_without_statistics_is_let_be(loop: Loop) -> None:
 
 def test_an_optimizer_tells_what_it_holds() -> None:
     model = nn.Linear(100, 10, bias=False)
-    optimizer = optim.Adam(model.parameters())
+    optimizer = optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model.weight.sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     found = describe_optimizer(optimizer)
-    assert found.parameter_bytes == found.gradient_bytes == 4000
-    assert found.state_bytes in (8000, 8004)  # two averages, and a count of steps
+    assert found.parameter_bytes == found.gradient_bytes == found.state_bytes == 4000
