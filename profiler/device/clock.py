@@ -101,7 +101,7 @@ class DeviceClock:
             self._own_ns += time.perf_counter_ns() - now
 
     def end_step(self, index: int | None) -> None:
-        """The running step ends; what the device has passed is read.
+        """The running step ends; `read` comes next.
 
         Args:
             index: of the step; None for one of the warm-up, of which only the clocks are compared:
@@ -117,13 +117,18 @@ class DeviceClock:
             self._recycle(marks)
             self._lost += 1
         self._crowded = False
-        if self._waiting:
-            self._guarded(self._read)
         self._own_ns += time.perf_counter_ns() - begin
         if marks:
             self._wall_ns += begin - marks[0].host_ns
             share = self._own_ns / max(1, self._wall_ns)
             self._skip = min(_MOST_SKIPPED, int(share / OWN_SHARE))
+
+    def read(self) -> None:
+        """Read what the device has passed; the rest is not waited for."""
+        if self._waiting:
+            begin = time.perf_counter_ns()
+            self._guarded(self._read)
+            self._own_ns += time.perf_counter_ns() - begin
 
     def begin_anew(self) -> None:
         """Forget the steps that were followed so far."""
@@ -227,11 +232,6 @@ class DeviceClock:
             own_ns=self._own_ns,
             lost_steps=self._lost,
         )
-
-    def finish(self) -> None:
-        """Read what the device has passed by now; the rest is not waited for."""
-        if self._waiting:
-            self._guarded(self._read)
 
 
 def _nanoseconds(one: Any, next_: Any) -> int:

@@ -31,7 +31,7 @@ class DeviceRecorder(Recorder):
         with suppress(Exception):  # an allocator without statistics is told of later
             self._peak_before = peak_now()
         super().__init__(warmup_steps)
-        self.on_step.append(self._look_at_memory)
+        self.on_step += [self._read_clock, self._look_at_memory]
         self.on_restart.append(self._begin_anew)
 
     def phase(self, name: str) -> int:
@@ -91,6 +91,11 @@ class DeviceRecorder(Recorder):
             if watch is not None:
                 watch.begin_anew()
 
+    def _read_clock(self) -> bool:
+        if self._clock is not None:
+            self._clock.read()
+        return False
+
     def _look_at_memory(self) -> bool:
         used_time = False
 
@@ -137,5 +142,5 @@ class DeviceRecorder(Recorder):
     def close(self) -> None:
         """Stop recording: from now on probes that are still referenced pass through."""
         if self.active and self._clock is not None:
-            self._clock.finish()
+            self._clock.read()
         super().close()
