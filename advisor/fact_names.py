@@ -154,6 +154,9 @@ FACTS: dict[str, FactName] = {
     "attention.fused": FactName("flag", "whether attention runs as one fused operator"),
     "fetch.opens": FactName("count", "calls per batch that open, look up or list files"),
     "compilation.per_step": FactName("count", "compilations per step, after warm-up"),
+    "compilation.graph_breaks": FactName(
+        "count", "places at which torch.compile had to stop and go back to Python"
+    ),
     "loader.deeper_queue_gain": FactName("share", "speedup minus one, predicted for a queue of 8"),
     "loader.any_order_gain": FactName(
         "share", "speedup minus one, predicted for taking batches as they are finished"

@@ -201,6 +201,7 @@ def _torch(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     facts["torch.intra_op_threads"] = configuration.intra_op_threads
     facts["torch.deterministic"] = configuration.deterministic
     facts["torch.anomaly_mode"] = configuration.anomaly_mode
+    facts["compilation.graph_breaks"] = configuration.graph_breaks
     facts["torch.tf32"] = configuration.tf32_matmul
     facts["torch.cudnn_benchmark"] = configuration.cudnn_benchmark
     facts["torch.autocast"] = configuration.autocast or "off"

@@ -236,6 +236,7 @@ def configuration(profile: Profile) -> list[tuple[str, str]]:
         "cuDNN benchmark": found.cudnn_benchmark,
         "deterministic algorithms": found.deterministic,
         "anomaly detection": found.anomaly_mode,
+        "graph breaks of torch.compile": found.graph_breaks,
         "garbage collection": found.gc_enabled,
         "batch size": found.batch_size,
         "batch": None if found.batch_bytes is None else wording.size(found.batch_bytes),

@@ -90,10 +90,22 @@ def configuration(observed: Observed) -> Configuration:
         cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
         deterministic=torch.are_deterministic_algorithms_enabled(),
         anomaly_mode=torch.is_anomaly_enabled(),
+        graph_breaks=_graph_breaks(),
         gc_enabled=gc.isenabled(),
         batch_size=observed.batch_size,
         batch_bytes=observed.batch_bytes,
     )
+
+
+def _graph_breaks() -> int | None:
+    """From Dynamo's own counters, which another version may keep otherwise."""
+    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
+    try:
+        if counters is None or not counters["stats"]["unique_graphs"]:
+            return None
+        return sum(counters["graph_break"].values())
+    except (AttributeError, LookupError, TypeError):
+        return None
 
 
 def calibrate() -> Calibration:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from stepscope.profiler.format.columns import Rate
+from stepscope.profiler.format.columns import Count, Rate
 
 Processors = Annotated[int, Meta(ge=1, le=65_536)]
 
@@ -143,6 +143,9 @@ class Configuration(Struct, kw_only=True, omit_defaults=True):
     cudnn_benchmark: bool | None = None
     deterministic: bool | None = None
     anomaly_mode: bool | None = None
+    graph_breaks: Count | None = None
+    """Places at which torch.compile had to stop and go back to Python; None where nothing was
+    compiled, or a `torch._dynamo.reset` came after it."""
     gc_enabled: bool = True
     batch_size: int | None = None
     """First dimension of the first tensor of a batch."""

@@ -168,6 +168,7 @@ def a_full_run() -> Profile:
         cudnn_benchmark=True,
         deterministic=False,
         anomaly_mode=False,
+        graph_breaks=0,
         batch_bytes=123,
     )
     return profile

@@ -503,6 +503,30 @@ def test_models_are_copied_and_pickled_unharmed(tmp_path: Path) -> None:
     assert torch.equal(torch.load(saved, weights_only=False)(x), expected)
 
 
+def test_places_where_the_compiler_goes_back_to_python_are_counted(tmp_path: Path) -> None:
+    @torch.compile(backend="eager")
+    def whole(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @torch.compile(backend="eager")
+    def in_two_parts(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        torch._dynamo.graph_break()
+        return y + 1
+
+    def breaks(function: Callable[[torch.Tensor], torch.Tensor]) -> int | None:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        path = tmp_path / "profile.json"
+        result = record(path, lambda prof: run_steps(prof, lambda: function(torch.ones(2))))
+        return result.configuration.graph_breaks
+
+    assert breaks(torch.neg) is None
+    assert breaks(whole) == 0
+    assert breaks(in_two_parts) == 1
+    torch._dynamo.reset()
+
+
 def test_a_compiled_model_gives_the_same_result(tmp_path: Path) -> None:
     model = Net().eval()
     x = torch.ones(2, 4)
