@@ -103,7 +103,7 @@ def _graph_breaks() -> int | None:
     try:
         if counters is None or not counters["stats"]["unique_graphs"]:
             return None
-        return sum(counters["graph_break"].values())
+        return int(sum(counters["graph_break"].values()))
     except (AttributeError, LookupError, TypeError):
         return None
 
