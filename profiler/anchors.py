@@ -4,7 +4,8 @@ Something that happens once a step is the anchor: its event ends one step and be
 The user's own `steps()` or `step()` is the best anchor; without it the end of `optimizer.step`
 is better than the end of a backward pass, which gradient accumulation repeats, and that is better
 than the wait for a batch, which a pass over the data without training knows too. When a better
-anchor turns up, the steps found so far were none, and are discarded.
+anchor turns up, the steps found so far were none, and are discarded. So are the user's own before
+the first backward pass or update: a run that was resumed skips the batches it has had.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Anchor:
         self._recorder = recorder
         self._guarded = guarded
         self._rest = rest
+        self._trained = False
 
     def install(self, patches: Patches) -> None:
         """Watch optimizers, backward passes and loaders; to be called after all probes.
@@ -115,9 +117,19 @@ class Anchor:
             self._guarded(self._recorder.take_back)
         self.kind = kind
 
+    def loop_ended(self) -> None:
+        """The user's loop is over: steps without training were all there is, and stay."""
+        self._trained = True
+
     def _happened(self, kind: Literal["optimizer", "backward", "batch"]) -> None:
         recorder = self._recorder
-        if self.kind in _USER or recorder.absorbing[recorder.current]:
+        if recorder.absorbing[recorder.current]:
+            return
+        skipped = recorder.step_index > 0 and not self._trained
+        self._trained = self._trained or kind != "batch"
+        if self.kind in _USER:
+            if skipped and self._trained and not recorder.trial:
+                self._guarded(recorder.discard)
             return
         phase = recorder.current
         if self.kind == kind:

@@ -256,6 +256,7 @@ class Steps(Generic[Batch]):
             try:
                 batch = [next(iterator)]
             except StopIteration:
+                recording.anchor.loop_ended()
                 return
             finally:
                 recorder.leave_wait(previous)

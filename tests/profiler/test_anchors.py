@@ -443,3 +443,20 @@ def test_what_cannot_be_weakly_referenced_can_lead() -> None:
     leader.comes(sampler)
     assert leader.leads(sampler)
     assert not leader.leads([[1, 2]])
+
+
+def test_batches_that_a_resumed_run_skips_are_no_steps(tmp_path: Path) -> None:
+    def body(prof: profile) -> None:
+        model = Net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for number, batch in enumerate(prof.steps(batches(60))):
+            if number < 7:
+                continue
+            backward(loss_of(model, batch))
+            optimizer.step()
+
+    result = record(tmp_path / "profile.json", body)
+
+    assert result.run.steps_by == "steps"
+    assert count(result) == 15 - 7
+    assert all(n == 1 for steps in all_steps(result) for n in steps.calls["optimizer_steps"])
