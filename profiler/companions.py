@@ -18,6 +18,9 @@ from stepscope.profiler.threadstate import ThreadState
 
 OWN_NAMES = "stepscope-"
 """How the names of the profiler's threads begin."""
+_PINNING = "(_pin_memory_loop)"
+"""How the name of the thread ends in which a DataLoader takes batches from its workers and copies
+them into pinned memory: that is handing over, and no doing of the program's."""
 _MOST = 8
 _WORKING = ("running", "unlocked", "lock")
 """Who waits for the interpreter's lock would run, if the look had not taken it."""
@@ -107,6 +110,7 @@ def others(watched: int) -> list[tuple[int, int]]:
         and thread.native_id is not None
         and thread.ident != watched
         and not thread.name.startswith(OWN_NAMES)
+        and not thread.name.endswith(_PINNING)
     ]
 
 

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import threading
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 from loops import (
     MS,
     BrokenPoints,
@@ -34,7 +36,7 @@ from pipelines import (
 )
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from stepscope.profiler import profile
+from stepscope.profiler import companions, profile
 from stepscope.profiler.storage import load
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -348,3 +350,36 @@ def test_many_epochs_of_workers_hold_no_files_open(tmp_path: Path) -> None:
 
     record(tmp_path / "profile.json", body)
     assert held[1] <= held[0] + 1
+
+
+def test_the_thread_that_pins_memory_is_the_loaders_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no device here: what a driver would do is a copy, the rest is PyTorch's own."""
+    accelerator = pytest.importorskip("torch.accelerator")
+    monkeypatch.setattr(accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(accelerator, "current_device_index", lambda: 0)
+    monkeypatch.setattr(accelerator, "set_device_index", lambda index: None)
+    pinned: list[int] = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(threading.get_ident())
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    others: set[int] = set()
+
+    def body(prof: profile) -> None:
+        for _ in prof.steps(DataLoader(Points(40), 4, num_workers=1, pin_memory=True)):
+            others.update(ident for ident, _ in companions.others(threading.get_ident()))
+
+    found = only_loader(record(tmp_path / "profile.json", body))
+
+    if not pinned:
+        pytest.skip("this version of PyTorch does not ask the accelerator whether it is there")
+    assert len(pinned) == 2 * 10
+    assert threading.get_ident() not in pinned
+    assert not others & set(pinned)
+    assert found.pin_memory
+    assert totals(found, "batches") == 10
