@@ -239,6 +239,55 @@ class Interplay(Struct, kw_only=True):
     source: str
 
 
+class PathShare(Struct, kw_only=True):
+    """What the step was waiting for; shares over all lines sum to 1."""
+
+    owner: str
+    """See `CriticalPath` of the profile."""
+    seconds_per_step: float
+    share: float
+
+
+class PathItem(Struct, kw_only=True):
+    """An operator (on the host, and in what it launched), a kernel or a rank on the path."""
+
+    name: str
+    seconds_per_step: float
+    share: float
+    """Part of the path."""
+    critical_share: float | None = None
+    """Part of its own time that is on the path; the rest runs beside it."""
+
+
+class WhatIf(Struct, kw_only=True):
+    """Steps of a trace replayed with other durations and the same dependencies."""
+
+    scenario: str
+    steps: int
+    step_seconds: float
+    """What these steps took, mean."""
+    predicted_seconds: float
+    speedup: float
+    """An estimate, more often too high than too low: dependencies that held nothing back in the
+    recording are not known."""
+    next_owner: str
+    """What would be on the path the longest then."""
+    next_share: float
+    """Its part of it."""
+
+
+class CriticalPath(Struct, kw_only=True):
+    """For each moment of a step the one thing that the step was waiting for."""
+
+    owners: list[PathShare]
+    """The longest first."""
+    operators: list[PathItem]
+    kernels: list[PathItem]
+    ranks: list[PathItem]
+    """Of several ranks: on which of them the path is, the longest first."""
+    what_if: list[WhatIf]
+
+
 class Advice(Struct, kw_only=True):
     """Everything that follows from one profile."""
 
@@ -266,6 +315,8 @@ class Advice(Struct, kw_only=True):
     notes: list[str]
     """How the run ended, how noisy it was, what limits the confidence."""
     environment: dict[str, str]
+    critical_path: CriticalPath | None = None
+    """Of a profile that was made from a trace."""
 
 
 def json_schema() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from stepscope.advisor.advice import (
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.composition import factors_of, interplay, one_of_each
+from stepscope.advisor.critical_path import critical_path
 from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.engine import Judgement, fill, judge, obstacle
 from stepscope.advisor.fact_names import fact_name
@@ -133,6 +134,7 @@ def advise(
         facts=facts,
         notes=notes_of(profile, facts),
         environment=environment_of(profile),
+        critical_path=critical_path(profile),
     )
 
 

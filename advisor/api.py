@@ -78,23 +78,24 @@ def report(
     """Judge a profile; in a notebook the result shows itself.
 
     Args:
-        profile: the profile, or the path of a `profile.json`.
+        profile: the profile, or the path of a `profile.json`, of a trace of torch.profiler, or of
+            a folder with the traces of several ranks.
         rules: folders of more rules and methods.
         thresholds: named thresholds to use instead of the rules' defaults.
 
     Raises:
-        stepscope.profiler.storage.ProfileError: the file cannot be read as a profile.
+        stepscope.profiler.storage.ProfileError: the file cannot be read as a profile or trace.
         stepscope.advisor.knowledge.KnowledgeError: a rule file is wrong.
         stepscope.advisor.measure.NoStepsError: the profile holds too few steps.
     """
     from stepscope.advisor.advise import advise
+    from stepscope.advisor.inputs import load_input
     from stepscope.advisor.rule_files import load_knowledge
     from stepscope.profiler.format import Profile
-    from stepscope.profiler.storage import load
 
     source = "profile.json"
     if not isinstance(profile, Profile):
         path = Path(profile)
-        profile, source = load(path), path.name
+        profile, source = load_input(path), path.name
     knowledge = load_knowledge([Path(folder) for folder in rules])
     return Report(profile, advise(profile, knowledge, source, dict(thresholds or {})))

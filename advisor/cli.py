@@ -24,7 +24,8 @@ from stepscope.advisor.run import run
 from stepscope.advisor.watch import watch
 
 if TYPE_CHECKING:
-    from stepscope.advisor.advice import Advice
+    from stepscope.advisor.advice import Advice, WhatIf
+    from stepscope.advisor.what_if import Together
 
 # Everything else is imported where it is used, so that `advise --help` answers at once.
 
@@ -60,6 +61,7 @@ def cli() -> None:
     advise demo                      record and judge a small bundled training loop
     advise what-if profile.json sy-workers fp-amp      what these gain together
     advise export profile.json --to perfetto           for other tools: timelines, tables
+    advise what-if trace.json.gz --faster aten::mm=2   what that would gain
     advise rules list                the rules and methods that advice comes from
 
     Record a profile with `with profile("profile.json") as prof:` around the loop and
@@ -174,37 +176,66 @@ def demo(out: Path, steps: int | None, name: str) -> None:
 
 @cli.command("what-if")
 @click.argument("profile_path", metavar="PROFILE", type=click.Path(path_type=Path))
-@click.argument("methods", metavar="METHOD...", nargs=-1, required=True)
+@click.argument("methods", metavar="[METHOD...]", nargs=-1)
+@click.option(
+    "--faster",
+    metavar="NAME=K",
+    multiple=True,
+    help="Of a trace: an operator, a kernel, or an owner of its critical path K times as fast.",
+)
+@click.option(
+    "--launch-free",
+    is_flag=True,
+    help="Of a trace: operators and launches on the host cost nothing.",
+)
+@click.option("--hide-communication", is_flag=True, help="Of a trace: no collective is waited for.")
 @with_rules
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def what_if_command(
-    profile_path: Path, methods: tuple[str, ...], folders: tuple[Path, ...], as_json: bool
+    profile_path: Path,
+    methods: tuple[str, ...],
+    faster: tuple[str, ...],
+    launch_free: bool,
+    hide_communication: bool,
+    folders: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
-    """Predict what several METHODs gain together, in this order.
+    """Predict what several METHODs gain together, in this order; or replay a trace.
 
-    Each is told alone and on top of those before it; kappa is the gain of all over the product of
-    the single ones. `advise rules list --kind method` shows the ids.
+    Each METHOD is told alone and on top of those before it; kappa is the gain of all over the
+    product of the single ones. `advise rules list --kind method` shows the ids.
+
+    With --faster, --launch-free or --hide-communication the steps of a trace are replayed with
+    these changes and the same dependencies.
     """
+    from stepscope.advisor.inputs import load_input
     from stepscope.advisor.knowledge import KnowledgeError
     from stepscope.advisor.measure import NoStepsError
-    from stepscope.advisor.what_if import what_if
-    from stepscope.profiler.storage import ProfileError, load
+    from stepscope.advisor.what_if import replayed, what_if
+    from stepscope.profiler.storage import ProfileError
 
+    changes = bool(faster or launch_free or hide_communication)
+    if changes == bool(methods):
+        fail("what-if: name methods, or changes of a trace (--faster, --launch-free, ...)")
     try:
-        found, _ = knowledge(folders)
-        together = what_if(list(methods), load(profile_path), found)
+        if changes:
+            result: Together | WhatIf = replayed(
+                profile_path, faster, launch_free, hide_communication
+            )
+        else:
+            result = what_if(list(methods), load_input(profile_path), knowledge(folders)[0])
     except (KnowledgeError, NoStepsError, ProfileError, Refused) as error:
         fail(str(error))
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(together), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2))
         return
     from rich.console import Console
 
-    from stepscope.advisor.what_if_terminal import print_together
+    from stepscope.advisor.what_if_terminal import print_result
 
-    print_together(together, Console())
+    print_result(result, Console())
 
 
 cli.add_command(export)

@@ -24,11 +24,15 @@ from stepscope.advisor.advice import (
     RISKS,
     Advice,
     CauseShare,
+    CriticalPath,
     Effort,
     Finding,
+    PathShare,
     PlanStep,
     Recommendation,
 )
+from stepscope.advisor.critical_path import colour as owner_colour
+from stepscope.advisor.critical_path import label as owner_label
 from stepscope.advisor.device_tables import device
 from stepscope.advisor.ladder import ladder
 from stepscope.advisor.lanes import worker_timelines
@@ -68,6 +72,15 @@ class _Card(NamedTuple):
     fixes: list[_Fix]
     follows_from: tuple[str, str] | None
     """Anchor and title of the finding that names the root."""
+
+
+class _PathLine(NamedTuple):
+    """One owner of the critical path and where its part of the bar begins, from 0 to 1."""
+
+    name: str
+    colour: str
+    x: float
+    line: PathShare
 
 
 class _Segment(NamedTuple):
@@ -111,6 +124,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "device": device(profile),
         "roofline": roofline_chart.picture(profile, advice.step_seconds),
         "live": live_tables.live(profile),
+        "path": advice.critical_path and _path(advice.critical_path),
         "machine": tables.machine(profile.environment.calibration),
         "topics": {
             topic: tables.resources(members) for topic, members in series.topics(sampled).items()
@@ -127,6 +141,21 @@ def render(advice: Advice, profile: Profile) -> str:
         "policy": _policy(style, script),
     }
     return _environment().get_template("report.html.j2").render(context)
+
+
+def _path(path: CriticalPath) -> list[_PathLine]:
+    """The owners of a path that are worth a line, largest first, and the rest as one."""
+    lines = [line for line in path.owners if line.share >= _SMALL]
+    rest = [line for line in path.owners if line.share < _SMALL]
+    found, x = [], 0.0
+    for line in lines:
+        found.append(_PathLine(owner_label(line.owner), owner_colour(line.owner), x, line))
+        x += line.share
+    if rest:
+        seconds = sum(line.seconds_per_step for line in rest)
+        less = PathShare(owner="", seconds_per_step=seconds, share=max(0.0, 1 - x))
+        found.append(_PathLine("everything else", "host", x, less))
+    return found
 
 
 def _efforts(plan: list[PlanStep]) -> dict[str, dict[str, list[tuple[int, str]]]]:
@@ -157,8 +186,10 @@ def _environment() -> jinja2.Environment:
         "interval": _unbroken(wording.share_interval),
         "linked": _linked,
         "number": wording.number,
+        "owner_label": owner_label,
         "past_threshold": wording.past_threshold,
         "place": wording.place,
+        "path_item": wording.path_item,
         "percent": lambda part: f"{min(max(100 * part, 0.0), 100.0):.2f}%",
         "prediction": wording.prediction,
         "provenance": wording.provenance,

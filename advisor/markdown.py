@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from stepscope.advisor import wording
 from stepscope.advisor.advice import Advice, Finding, PlanStep, Recommendation
+from stepscope.advisor.critical_path import label as owner_label
 
 _MIN_SHARE = 0.01
 _ROOM = 50_000
@@ -24,6 +25,7 @@ def render(advice: Advice) -> str:
         *_breakdown(advice),
         *_plan(advice),
         *([escaped(advice.left)] if advice.left else []),
+        *_path(advice),
         *_tempting(advice),
         *_notes(advice),
         *_findings(advice),
@@ -64,6 +66,26 @@ def _step(step: PlanStep) -> str:
         f"{wording.speedup(step.cumulative)} in all. "
         f"Next bottleneck: {escaped(wording.cause_label(step.next_cause))}."
     )
+
+
+def _path(advice: Advice) -> list[str]:
+    path = advice.critical_path
+    if path is None:
+        return []
+    rows = [
+        f"| {escaped(owner_label(line.owner))} | {wording.duration(line.seconds_per_step)} "
+        f"| {wording.share(line.share)} |"
+        for line in path.owners
+        if line.share >= _MIN_SHARE
+    ]
+    table = "\n".join(["| Critical path | Time | Share |", "| --- | ---: | ---: |", *rows])
+    items = [
+        f"If {escaped(wording.what_if(found, owner_label(found.next_owner)))}"
+        for found in path.what_if
+    ]
+    if path.ranks:
+        items.append(f"It runs through {', '.join(map(wording.path_item, path.ranks))}")
+    return [table, *([bullets(items)] if items else [])]
 
 
 def _tempting(advice: Advice) -> list[str]:

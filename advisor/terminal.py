@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from stepscope.advisor import wording
-from stepscope.advisor.advice import Advice, CauseShare, PlanStep
+from stepscope.advisor.advice import Advice, CauseShare, CriticalPath, PlanStep
+from stepscope.advisor.critical_path import label as owner_label
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -17,6 +18,7 @@ _WIDTH = 100
 _BAR = 20
 _CAUSES = 6
 _STEPS = 4
+_OWNERS = 5
 _TEMPTING = 3
 _NOTES = 4
 _MIN_SHARE = 0.01
@@ -40,6 +42,8 @@ def print_verdict(advice: Advice, console: Console, report_path: str | None) -> 
     """
     writer = Writer(console)
     write_summary(writer, advice)
+    if advice.critical_path is not None:
+        _path(writer, advice.critical_path)
     if advice.tempting:
         writer.heading("Tempting but useless here")
         for method in advice.tempting[:_TEMPTING]:
@@ -175,6 +179,20 @@ def _bar(writer: Writer, line: CauseShare) -> Text:
         eighths = max(1, round(8 * length))
         bar = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return writer.text("").append(bar, colour)
+
+
+def _path(writer: Writer, path: CriticalPath) -> None:
+    writer.heading("Critical path: what the step was waiting for")
+    owners = ", ".join(
+        f"{owner_label(line.owner)} {wording.share(line.share)}"
+        for line in path.owners[:_OWNERS]
+        if line.share >= _MIN_SHARE
+    )
+    writer.indented(owners)
+    if path.ranks:
+        writer.indented("It runs through " + ", ".join(map(wording.path_item, path.ranks)))
+    for found in path.what_if:
+        writer.item("if", writer.text(wording.what_if(found, owner_label(found.next_owner))))
 
 
 def _plan(writer: Writer, advice: Advice) -> None:

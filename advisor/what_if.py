@@ -1,20 +1,31 @@
-"""Several methods at once: what each gains alone, on top of the others, and all together."""
+"""Several methods at once: what each gains alone, on top of the others, and all together.
+
+And of a trace: its steps with other durations and the same dependencies.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
 from msgspec import Struct
 
-from stepscope.advisor.advice import Factors, Interplay, Kind, Prediction
+from stepscope.advisor.advice import Factors, Interplay, Kind, Prediction, WhatIf
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.composition import factors_of, interplay
+from stepscope.advisor.critical_path import SCENARIOS
+from stepscope.advisor.critical_path import what_if as explained
 from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.engine import obstacle
 from stepscope.advisor.facts import Facts, facts_of
+from stepscope.advisor.inputs import is_trace
 from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method
 from stepscope.advisor.measure import Measurement, measure
 from stepscope.advisor.plan import Whole, in_use, left_share, possible, remembered, then
 from stepscope.advisor.predict import Change, outcome, predict
 from stepscope.profiler.format import Profile
+from stepscope.profiler.storage import ProfileError, load
 
 
 class Part(Struct, kw_only=True):
@@ -47,6 +58,60 @@ class Together(Struct, kw_only=True):
     next_cause: str
     left_share: float
     interplay: list[Interplay]
+
+
+def replayed(
+    path: Path, faster: Sequence[str], launch_free: bool, hide_communication: bool
+) -> WhatIf:
+    """Replay a trace with changes.
+
+    Args:
+        path: the trace of one process.
+        faster: `NAME=K` each: an operator, a kernel or an owner of the critical path, and how many
+            times as fast it gets.
+        launch_free: operators and launches on the host cost nothing.
+        hide_communication: no collective is waited for.
+
+    Raises:
+        ProfileError: it is no trace, cannot be read, or has not what a change names; or a change
+            is no `NAME=K`.
+    """
+    if not is_trace(path):
+        if not path.is_dir():
+            load(path)  # which tells what is wrong with the file
+        raise ProfileError(
+            f"{path}: only a trace of torch.profiler (one file) can be replayed; "
+            "for a profile, name methods"
+        )
+    changes = [_change(text) for text in faster]
+    titles = [
+        f"{name} is {times:g} times as fast" if times < math.inf else f"{name} costs nothing"
+        for name, times in changes
+    ]
+    titles += [SCENARIOS["launch_free"]] * launch_free
+    titles += [SCENARIOS["communication_hidden"]] * hide_communication
+    title = " and ".join(titles)
+    try:
+        from stepscope.advisor.traces.path_tables import replay  # noqa: PLC0415  # costs numpy
+        from stepscope.advisor.traces.scenarios import Scenario  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ProfileError(
+            f"{path}: reading a trace needs the package {error.name}; "
+            "pip install 'stepscope[traces]'"
+        ) from None
+    scenario = Scenario(tuple(changes), launch_free, hide_communication)
+    return explained(replay(path, scenario, title))
+
+
+def _change(text: str) -> tuple[str, float]:
+    name, _, times = text.rpartition("=")
+    try:
+        factor = float(times)
+    except ValueError:
+        factor = math.nan
+    if not name or not factor > 0:
+        raise ProfileError(f"--faster {text}: give NAME=K with a number above 0 (inf: for free)")
+    return name, factor
 
 
 def what_if(names: list[str], profile: Profile, knowledge: Knowledge) -> Together:

@@ -5,12 +5,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepscope.advisor import wording
+from stepscope.advisor.advice import WhatIf
+from stepscope.advisor.critical_path import label
 from stepscope.advisor.terminal import Writer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from stepscope.advisor.what_if import Part, Together
+
+
+def print_result(result: Together | WhatIf, console: Console) -> None:
+    """Methods, or a replay."""
+    if isinstance(result, WhatIf):
+        print_replay(result, console)
+    else:
+        print_together(result, console)
+
+
+def print_replay(found: WhatIf, console: Console) -> None:
+    """A step as it was recorded and as it would be."""
+    writer = Writer(console)
+    writer.line(f"If {found.scenario}:", "bold")
+    writer.indented(
+        f"a step takes {wording.duration(found.predicted_seconds)} instead of "
+        f"{wording.duration(found.step_seconds)}: {wording.speedup(found.speedup)} "
+        f"({wording.plural(found.steps, 'step')} replayed)"
+    )
+    writer.indented(
+        f"then {wording.share(found.next_share)} of it waits for {label(found.next_owner)}"
+    )
+    writer.indented(
+        "An estimate, more often too high than too low: dependencies that held nothing back in "
+        "the recording are not known.",
+        "dim",
+    )
 
 
 def print_together(together: Together, console: Console) -> None:

@@ -10,7 +10,16 @@ import math
 import re
 from collections.abc import Callable, Iterable
 
-from stepscope.advisor.advice import Alternative, CauseShare, Factors, Finding, Place, Prediction
+from stepscope.advisor.advice import (
+    Alternative,
+    CauseShare,
+    Factors,
+    Finding,
+    PathItem,
+    Place,
+    Prediction,
+    WhatIf,
+)
 from stepscope.advisor.causes import CATEGORIES, CAUSES
 
 KINDS = {
@@ -127,6 +136,19 @@ def factors(found: Factors) -> str:
         if found.free_share is not None:
             step += f" by what goes beyond {share(found.free_share)} of it, which is free"
     return f"{step} (model); {found.steps} steps to the same quality (reported)"
+
+
+def what_if(found: WhatIf, then: str) -> str:
+    """A replay: `the next batch is always there: 1.52x (119 ms a step), then ...`."""
+    return (
+        f"{found.scenario}: {speedup(found.speedup)} ({duration(found.predicted_seconds)} "
+        f"a step), then {share(found.next_share)} {then}"
+    )
+
+
+def path_item(item: PathItem) -> str:
+    """A rank, say, with its part of the critical path: `rank 7 (48 %)`."""
+    return f"{item.name} ({share(item.share)})"
 
 
 def past_threshold(margin: float) -> str:

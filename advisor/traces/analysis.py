@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from stepscope.advisor.traces.columns import Records
+from stepscope.advisor.traces.critical import Activity, CriticalPaths, Window
 from stepscope.advisor.traces.intervals import Int64, divide
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.launches import Launches
@@ -16,6 +18,7 @@ from stepscope.advisor.traces.memory import PhasePeaks
 from stepscope.advisor.traces.names import Names
 from stepscope.advisor.traces.nesting import NOTHING, Course, inherited, innermost, nested
 from stepscope.advisor.traces.occupancy import Occupancy
+from stepscope.advisor.traces.owners import Thread
 from stepscope.advisor.traces.roles import Role
 from stepscope.advisor.traces.scopes import Scopes
 from stepscope.advisor.traces.sums import Spread, Tally
@@ -48,21 +51,33 @@ class Exchange(NamedTuple):
     duration: int
 
 
+class Watcher(Protocol):
+    """Sees the windows of a trace in order."""
+
+    def add(self, step: int, window: Window) -> None:
+        """Take a window of one step."""
+
+
+Watch = Callable[[Names, Sequence[int], Sequence[int]], Watcher]
+"""Makes a watcher, from the names and the begins of steps as host and device see them."""
+
+
 class Analysis:
     """The sums over all steps.
 
     Args:
         names: what names stand for.
-        steps: how many there are.
+        times: begin of each step, and end of the last.
         tracks: how many threads and streams there are.
         device: tracks of the device to judge by; empty where none was recorded.
         allocator: track of its allocator; -1 where that was not recorded.
     """
 
     def __init__(
-        self, names: Names, steps: int, tracks: int, device: Int64, allocator: int
+        self, names: Names, times: list[int], tracks: int, device: Int64, allocator: int
     ) -> None:
         self.names = names
+        steps = len(times) - 1
         self.phases: list[Counter[str]] = [Counter() for _ in range(steps)]
         """Nanoseconds by phase, of each step."""
         self.operators = Tally(len(names.text) * _WIDTH, "self_cpu", "device")
@@ -99,20 +114,31 @@ class Analysis:
         self._on_device[device] = True
         self._allocator = allocator
         self._launches = Launches()
+        self.paths = CriticalPaths(names, times, len(device) > 0)
+        self.watchers: Sequence[Watcher] = ()
 
     def add(self, step: int, begin: int, end: int, records: Records) -> None:
         """Take a window of one step."""
         kind = records["kind"]
         host, called = records[kind < Kind.PYTHON], records[kind == Kind.PYTHON]
         stack = self._stack(host, called)
-        phases = self._host(step, host, stack, begin, end)
+        by_thread = _by_thread(host)
+        threads, inherits = self._host(step, host[by_thread], stack, begin, end)
+        phases = np.empty_like(inherits)
+        phases[by_thread] = inherits
         held = records[records["track"] == self._allocator]
         if len(held):
             layers = host_only_layers(host, phases, self.names)
             self.peaks.add(held, {phase: layers[phase] for phase in _HOST_PHASES})
-        own = records[self._on_device[records["track"]]]
+        own = records[self._on_device[records["track"]] & (kind != Kind.WAIT)]
         calls = self._launches.of(own["correlation"])
         self._count_work(step, own, calls, begin, end)
+        told = records[kind == Kind.WAIT]
+        activity = Activity(own, calls, calls["tag"] // _WIDTH, told)
+        window = self.paths.window((begin, end), threads, host[by_thread], inherits, activity)
+        self.paths.add(step, window)
+        for watcher in self.watchers:
+            watcher.add(step, window)
         bounds = stack.bounds(begin, end)
         parts = self._divided(bounds, host, phases, own, calls)
         known: Int64 = sum(parts.values(), np.zeros(len(bounds) - 1, np.int64))
@@ -150,18 +176,21 @@ class Analysis:
         marks = host["track"][np.isin(self.names.role[host["name"]], _MARKS)]
         return int(marks[0]) if len(marks) else -1
 
-    def _host(self, step: int, host: Records, stack: Course, begin: int, end: int) -> Int64:
-        """The role that each of its events inherits."""
-        order = _by_thread(host)
-        host = host[order]
+    def _host(
+        self, step: int, host: Records, stack: Course, begin: int, end: int
+    ) -> tuple[list[Thread], Int64]:
+        """Its threads, and the role that each of its events inherits, which come by thread."""
         phases = np.zeros(len(host), np.int64)
         parents = np.full(len(host), -1, np.int64)
         selves = np.zeros(len(host), np.int64)
+        threads = []
         _, first = np.unique(host["track"], return_index=True)
         for low, high in pairwise([*first.tolist(), len(host)]):
             rows = host[low:high]
             start = np.maximum(rows["start"], begin)
-            forest = nested(start, np.maximum(start, np.minimum(rows["end"], end)))
+            stop = np.maximum(start, np.minimum(rows["end"], end))
+            forest = nested(start, stop)
+            threads.append(Thread(rows, low, start, stop, forest))
             own = _OF_PHASE[self.names.role[rows["name"]]]
             phases[low:high] = inherited(own, forest)
             parents[low:high] = np.where(forest.parent >= 0, forest.parent + low, -1)
@@ -176,9 +205,7 @@ class Analysis:
             scope=self.scopes.around(host, self._main_thread(host))[call],
             frame=stack.at(host["start"][call]),
         )
-        in_time = np.empty_like(phases)
-        in_time[order] = phases
-        return in_time
+        return threads, phases
 
     def _count_host(
         self, step: int, host: Records, stack: Course, phases: Int64, selves: Int64, begin: int

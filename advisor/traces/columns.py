@@ -33,6 +33,8 @@ Records = npt.NDArray[Any]
 """Rows of `RECORD`."""
 ALLOCATED, RESERVED = "bytes", "correlation"
 """Where an event of the allocator keeps what it holds then."""
+AWAITED = "bytes"
+"""Where a wait keeps the track that is waited for; -1: all, or not recorded."""
 _ON_DEVICE = 1
 Int64 = npt.NDArray[np.int64]
 _LAST = 1 << 62
@@ -143,6 +145,11 @@ class Columns:
                     event.tid if args.stream is None else args.stream,
                 ]
                 for event, args in zip(events, arguments, strict=True)
+            ]
+        if kind == Kind.WAIT:
+            rows[AWAITED] = [
+                -1 if a.wait_on_stream is None else tracks["device", a.device, a.wait_on_stream]
+                for a in arguments
             ]
         if kind in (Kind.COPY, Kind.FILL):
             rows["bytes"] = _integers(args.bytes for args in arguments)

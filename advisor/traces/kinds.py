@@ -24,6 +24,8 @@ class Kind(IntEnum):
     FILL = 7
     MEMORY = 8
     """The allocator of a device got or gave back memory; a moment."""
+    WAIT = 9
+    """Who waits for which stream, recorded with `enable_cuda_sync_events=True`."""
 
 
 KINDS: dict[str, Kind] = {
@@ -37,6 +39,7 @@ KINDS: dict[str, Kind] = {
     "kernel": Kind.KERNEL,
     "gpu_memcpy": Kind.COPY,
     "gpu_memset": Kind.FILL,
+    "cuda_sync": Kind.WAIT,
     # torch 1.8 to 1.12; annotations were operators then
     "Operator": Kind.OPERATOR,
     "Runtime": Kind.RUNTIME,
@@ -50,7 +53,7 @@ KINDS: dict[str, Kind] = {
     "privateuse1_runtime": Kind.RUNTIME,
 }
 """Not kept: arrows between events (`ac2g`, `async*`, `fwdbwd`), since correlations say the same;
-`gpu_user_annotation`, which repeats annotations; `cuda_sync`, which repeats runtime calls."""
+`gpu_user_annotation`, which repeats annotations."""
 
 MEMORY_NAME = "[memory]"
 """Name of the events of the allocator."""

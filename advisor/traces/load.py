@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepscope.advisor.traces.analysis import Analysis
+from stepscope.advisor.traces.analysis import Analysis, Watch
 from stepscope.advisor.traces.columns import Columns, Int64, Records
 from stepscope.advisor.traces.errors import TraceError
 from stepscope.advisor.traces.files import Source
@@ -37,8 +37,12 @@ class Analysed:
     cut_short: str | None
 
 
-def analyse(path: Path) -> Analysed:
+def analyse(path: Path, *watch: Watch) -> Analysed:
     """Read and add up a trace, in memory that does not grow with its size.
+
+    Args:
+        path: the trace.
+        watch: what else is to see its windows.
 
     Raises:
         TraceError: the file is no trace of torch.profiler, or holds nothing that we know.
@@ -59,7 +63,9 @@ def analyse(path: Path) -> Analysed:
         times = device_edges(edges, spool, marks.last) if devices else edges.times
         tracks = _tracks_of(devices[0], columns) if devices else np.empty(0, np.int64)
         allocator = columns.tracks.get(("memory", devices[0]), -1) if devices else -1
-        sums = Analysis(Names(columns), len(times) - 1, len(columns.tracks), tracks, allocator)
+        names = Names(columns)
+        sums = Analysis(names, times, len(columns.tracks), tracks, allocator)
+        sums.watchers = [make(names, edges.times, times) for make in watch]
         for step, begin, end, records in spool.windows(times):
             sums.add(step, begin, end, records)
     finally:

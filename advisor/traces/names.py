@@ -25,6 +25,7 @@ class Names:
         self.works = columns.works
         kinds = columns.name_kinds
         self.layers = np.array([name in LAYERS for name in self.text], bool)
+        self.kind = np.array(kinds, np.int64)
         self.role = np.array(
             [
                 role_of(name, kind) if kind <= Kind.RUNTIME else Role.PLAIN

@@ -14,6 +14,8 @@ from stepscope.advisor.traces.kernels import copy_of
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.load import Analysed, analyse
 from stepscope.advisor.traces.names import CATEGORY_NAMES
+from stepscope.advisor.traces.path_tables import critical_path
+from stepscope.advisor.traces.replay import Replays
 from stepscope.advisor.traces.roles import Role
 from stepscope.advisor.traces.sites import fetch_sites, main_sites
 from stepscope.advisor.traces.sums import histogram_of
@@ -64,7 +66,7 @@ def load_trace(path: Path) -> Profile:
     Raises:
         TraceError: the file is no trace of torch.profiler, or holds nothing that we know.
     """
-    return profile_of(analyse(path))
+    return profile_of(analyse(path, Replays))
 
 
 def profile_of(trace: Analysed) -> Profile:
@@ -257,7 +259,11 @@ def _window_phases(trace: Analysed, steps: Steps) -> dict[str, WindowPhase]:
 def _trace(trace: Analysed) -> Trace:
     sums = trace.sums
     if not trace.devices:
-        return Trace(lost_events=_lost(trace), annotations=_annotations(trace))
+        return Trace(
+            critical_path=critical_path(trace),
+            lost_events=_lost(trace),
+            annotations=_annotations(trace),
+        )
     device = trace.devices[0]
     peak = trace.memory.peaks.get(_allocator(trace, device))
     span = max(1, trace.times[-1] - trace.times[0])
@@ -280,6 +286,7 @@ def _trace(trace: Analysed) -> Trace:
         peak_allocated_bytes=peak.allocated if peak else None,
         peak_reserved_bytes=peak.reserved if peak else None,
         peak_allocated_by_phase=sums.peaks.allocated,
+        critical_path=critical_path(trace),
         lost_events=_lost(trace),
     )
 

@@ -13,8 +13,10 @@ from typing import TypeVar
 
 from msgspec import Struct, field, structs
 
+from stepscope.advisor.traces.legs import Legs, paths_of
 from stepscope.advisor.traces.load import Analysed, analyse
 from stepscope.advisor.traces.profile import profile_of, rank_of
+from stepscope.advisor.traces.rank_paths import Paths, job_path, joined
 from stepscope.advisor.traces.sums import histogram_of
 from stepscope.profiler.format import (
     Annotation,
@@ -68,6 +70,7 @@ class Summary(Struct):
     """Time devices worked, collectives left out, summed over the ranks."""
     most: tuple[int, int]
     """The longest such time, and its rank."""
+    paths: Paths
 
 
 def summarise(path: Path, fallback: int = 0) -> Summary:
@@ -77,7 +80,9 @@ def summarise(path: Path, fallback: int = 0) -> Summary:
         path: the trace.
         fallback: the rank to assume where neither the trace nor its name tells.
     """
-    trace = analyse(path)
+    trace = analyse(path, Legs)
+    (legs,) = trace.sums.watchers
+    assert isinstance(legs, Legs)
     profile, rank = profile_of(trace), rank_of(path, trace)
     profile.run.rank = fallback if rank is None else rank
     busy = profile.trace.busy_ns if profile.trace else None
@@ -88,6 +93,7 @@ def summarise(path: Path, fallback: int = 0) -> Summary:
         files=[(profile.run.rank, profile.steady.first[0])],
         own_ns=own,
         most=(own, profile.run.rank),
+        paths=paths_of(legs, profile.run.rank, profile.steady.first),
     )
 
 
@@ -125,6 +131,7 @@ def merge(one: Summary, other: Summary) -> Summary:
         files=sorted(first.files + second.files),
         own_ns=first.own_ns + second.own_ns,
         most=max(first.most, second.most),
+        paths=joined(first.paths, second.paths),
     )
 
 
@@ -251,6 +258,8 @@ def _means(step: Step) -> dict[str, int]:
 def _mean_trace(summary: Summary) -> Trace | None:
     """Sums over ranks and steps stay sums, but what is compared with the wall time is a mean."""
     trace, count = summary.profile.trace, len({rank for rank, _ in summary.files})
+    if trace is not None:
+        trace = structs.replace(trace, critical_path=job_path(summary.paths))
     if trace is None or trace.busy_ns is None:
         return trace
     return structs.replace(

@@ -40,6 +40,7 @@ class Args(Struct, gc=False):
     correlation: Number = None
     device: Number = None
     stream: Number = None
+    wait_on_stream: Number = None
     bytes: Number = None
     size: Number = None
     memory_bytes: Number = field(name="Bytes", default=None)

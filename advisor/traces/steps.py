@@ -120,7 +120,8 @@ def device_edges(edges: Edges, spool: Spool, end: int) -> list[int]:
         calls = records[(records["kind"] == Kind.RUNTIME)]
         tags = np.searchsorted(times, calls["start"], "right") - 1
         launches.add(calls, tag=tags)
-        work = records[records["kind"] > Kind.PYTHON]
+        kind = records["kind"]
+        work = records[(kind >= Kind.KERNEL) & (kind <= Kind.FILL)]
         step = launches.of(work["correlation"])["tag"]
         known = (step >= 0) & (step < len(last))
         np.maximum.at(last, step[known], work["end"][known])

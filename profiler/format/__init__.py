@@ -41,6 +41,7 @@ from stepscope.profiler.format.environment import (
     Run,
 )
 from stepscope.profiler.format.loading import Batches, Ceilings, FetchTotals, Loader, Solo, Worker
+from stepscope.profiler.format.path import CriticalPath, PathKernel, PathOperator, Replayed
 from stepscope.profiler.format.timeline import (
     STEP_COLUMNS,
     Histogram,
@@ -63,6 +64,7 @@ __all__ = [
     "Configuration",
     "Copies",
     "Counted",
+    "CriticalPath",
     "Device",
     "DeviceMemory",
     "DeviceTimes",
@@ -80,9 +82,12 @@ __all__ = [
     "OperatorWork",
     "Optimizer",
     "Overhead",
+    "PathKernel",
+    "PathOperator",
     "PhaseMemory",
     "Profile",
     "Ranks",
+    "Replayed",
     "Run",
     "RuntimeCalls",
     "Samples",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from stepscope.profiler.format.columns import Count
+from stepscope.profiler.format.path import CriticalPath
 from stepscope.profiler.format.timeline import Histogram, Samples, Steps
 
 
@@ -183,6 +184,7 @@ class Trace(Struct, kw_only=True, omit_defaults=True):
     peak_reserved_bytes: int | None = None
     peak_allocated_by_phase: dict[str, int] = {}
     """Likewise, while the host was in a phase: `forward`, `backward`, `optimizer`, ..."""
+    critical_path: CriticalPath | None = None
     lost_events: Count = 0
     """Events of the file that could not be read."""
 

@@ -26,17 +26,23 @@ from builders import (
 )
 
 from stepscope.advisor.advise import advise
+from stepscope.advisor.critical_path import OWNERS
 from stepscope.advisor.html import render
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.format import (
     Batches,
+    CriticalPath,
     Gpu,
     Loader,
     Mark,
+    PathKernel,
+    PathOperator,
     Profile,
+    Replayed,
     Run,
     Samples,
     Steps,
+    Trace,
     Worker,
 )
 
@@ -50,6 +56,8 @@ def write_reports(folder: Path) -> Iterator[Path]:
     pages = {name: render(an_advice(), build()) for name, build in PROFILES.items()}
     profile = a_data_bound_run()
     pages["judged"] = render(advise(profile, load_knowledge()), profile)
+    profile = with_path()
+    pages["critical_path"] = render(advise(profile, load_knowledge()), profile)
     pages["hostile"] = hostile()
     for name, page in pages.items():
         path = folder / f"{name}.html"
@@ -71,6 +79,28 @@ def many_workers() -> Loader:
     totals = some_totals(40, wall=300.0, cpu=120.0, run_delay=60.0)
     workers = [Worker(id=i, pid=100 + i, totals=totals) for i in range(20)]
     return a_loader(num_workers=20, workers=workers, batches=busy)
+
+
+def with_path() -> Profile:
+    profile = a_data_bound_run()
+    profile.trace = Trace(
+        critical_path=CriticalPath(
+            owners={name: [5 * MS, 6 * MS] for name in OWNERS},
+            operators=[PathOperator(name="aten::mm", host_ns=3 * MS, device_ns=2 * MS)],
+            kernels=[PathKernel(name="k<" * 90, category="gemm", calls=3, time_ns=2 * MS)],
+            ranks={7: 100 * MS, 1: 80 * MS},
+            replayed=[
+                Replayed(
+                    scenario="launch_free",
+                    steps=2,
+                    recorded_ns=242 * MS,
+                    wall_ns=100 * MS,
+                    owners={"gemm": 60 * MS, "collective": 40 * MS},
+                )
+            ],
+        )
+    )
+    return profile
 
 
 def with_gpus() -> Profile:

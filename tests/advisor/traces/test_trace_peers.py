@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from trace_documents import DATA
 
+from stepscope.advisor.traces.owners import DEVICE_OWNERS
 from stepscope.advisor.traces.profile import load_trace
 from stepscope.profiler.format import Profile
 
@@ -112,3 +113,31 @@ def test_step_times_agree_with_torch_tb_profiler(tensorboard: Any, name: str) ->
     )
     # Theirs charges the gaps between queued kernels to the loader, ours to the queue.
     assert share(profile, "data_wait") == pytest.approx(loading / total, abs=0.005)
+
+
+def on_path(profile: Profile, step: int) -> dict[str, float]:
+    """Microseconds on the critical path of one step: on the device, exchanging, in between."""
+    assert profile.trace is not None
+    assert profile.trace.critical_path is not None
+    owners = {name: c[step] / 1000 for name, c in profile.trace.critical_path.owners.items()}
+    host = ("data_loading", "operators", "python", "launch", "sync", "allocation", "profiler")
+    return {
+        "device": sum(time for name, time in owners.items() if name in DEVICE_OWNERS),
+        "queue": owners.get("queue", 0),
+        "host": sum(owners.get(name, 0) for name in host),
+    }
+
+
+@pytest.mark.parametrize("name", ["busy_v100_ns", "event_sync"])
+def test_the_device_on_the_critical_path_agrees_with_hta(hta: Any, name: str) -> None:
+    annotation = "ProfilerStep" if name == "busy_v100_ns" else ""
+    graph, found = hta(name).critical_path_analysis(
+        rank=0, annotation=annotation, instance_id=0 if annotation else None
+    )
+    assert found
+    theirs = graph.get_critical_path_breakdown().groupby("bound_by").duration.sum()
+    ours = on_path(load_trace(DATA / f"{name}.json.gz"), 0)
+    # They round kernels to microseconds, and count gaps between kernels as one kind.
+    assert ours["device"] == pytest.approx(theirs["gpu_compute_bound"], rel=0.04, abs=4)
+    gaps = theirs.get("gpu_kernel_kernel_overhead", 0)
+    assert ours["queue"] == pytest.approx(gaps, rel=0.5, abs=5)
