@@ -45,6 +45,7 @@ from stepscope.advisor.plan import (
     possible,
 )
 from stepscope.advisor.predict import model_error
+from stepscope.advisor.rank_words import straggler_words
 from stepscope.advisor.rediagnosis import facts_after
 from stepscope.advisor.stages import Stages
 from stepscope.advisor.wording import (
@@ -55,7 +56,7 @@ from stepscope.advisor.wording import (
     speedup,
     speedup_interval,
 )
-from stepscope.profiler.format import Profile
+from stepscope.profiler.format import Profile, Ranks
 from stepscope.profiler.version import version
 
 HEALTHY_GAIN = 0.10
@@ -102,7 +103,7 @@ def advise(
         schema=SCHEMA,
         tool_version=version(),
         source=source,
-        verdict=_verdict(measurement, plan, best, limit, places),
+        verdict=_verdict(measurement, plan, best, limit, places, profile.ranks),
         step_seconds=measurement.breakdown.step_seconds,
         breakdown=_breakdown(measurement),
         plan=plan.steps,
@@ -281,6 +282,7 @@ def _verdict(
     best: float,
     limit: float,
     places: dict[str, list[Place]],
+    ranks: Ranks | None,
 ) -> Verdict:
     cause = bottleneck(measurement.stages)
     interval = measurement.breakdown.causes.get(cause)
@@ -303,6 +305,9 @@ def _verdict(
         exact = [s for s in plan.steps if s.kind == "exact"]
         first = (exact or plan.steps)[0] if plan.steps else None
         sentence = f"{where[0].upper()}{where[1:]}."
+        if cause == "communication.straggler" and ranks is not None and ranks.persistent:
+            who = straggler_words(ranks, ranks.stragglers[0])
+            sentence += f" {who[0].upper()}{who[1:]}."
         if first is not None:
             sentence += f" First: {_lower(first.title)} ({_promise(first)})."
     return Verdict(

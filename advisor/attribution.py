@@ -19,7 +19,7 @@ def attribute(sources: Sources, block: Block) -> dict[str, float]:
     by_threads = sources.crowding.get(PYTHON, 0.0)
     _move(seconds, STARVATION, taken * (1 - by_threads))
     _move(seconds, PYTHON, taken * by_threads)
-    for cause, part in _wait(sources, block).items():
+    for cause, part in waiting(sources, block).items():
         seconds[cause] = seconds.get(cause, 0.0) + part
     return _by_processor_time(sources, seconds, block)
 
@@ -65,7 +65,7 @@ def _processor_time(sources: Sources, block: Block) -> dict[str, float]:
     return used
 
 
-def _wait(sources: Sources, block: Block) -> dict[str, float]:
+def waiting(sources: Sources, block: Block) -> dict[str, float]:
     """The time waiting for batches, divided as the making of a batch divides."""
     wait = block.phases.get("data_wait", 0.0)
     if wait <= 0 or sources.fetch is None:

@@ -55,7 +55,7 @@ def cli() -> None:
     advise profile.json              verdict here, report in profile.html
     advise profile.json --json -     the same as JSON on standard output
     advise trace.json.gz             the same from a trace of torch.profiler
-    advise traces/                   ... from the traces of many ranks
+    advise profiles/                 ... from the profiles, or traces, of many ranks
     advise run -- python train.py    run a program, profile its training steps, and judge them
     advise watch profile.json        follow a run while it goes on
     advise demo                      record and judge a small bundled training loop
@@ -71,7 +71,9 @@ def cli() -> None:
 
 
 @cli.command("profile")
-@click.argument("profile_path", metavar="PROFILE", type=click.Path(path_type=Path))
+@click.argument(
+    "paths", metavar="PROFILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--html",
     "html_path",
@@ -102,11 +104,11 @@ def cli() -> None:
     "--engine",
     default="processes",
     metavar="ENGINE",
-    help="What reads a folder of traces: processes, dask or dask=ADDRESS [processes].",
+    help="What reads many ranks: processes, dask or dask=ADDRESS [processes].",
 )
 @click.option("--open", "open_report", is_flag=True, help="Open the report in the browser.")
 def profile_command(
-    profile_path: Path,
+    paths: tuple[Path, ...],
     html_path: Path | None,
     json_path: str | None,
     markdown_path: str | None,
@@ -116,14 +118,17 @@ def profile_command(
     engine: str,
     open_report: bool,
 ) -> None:
-    """Judge PROFILE, or a trace of torch.profiler: print the verdict, write the HTML report."""
+    """Judge PROFILE, or a trace of torch.profiler: print the verdict, write the HTML report.
+
+    A folder, or several PROFILEs, are the ranks of one job.
+    """
     from stepscope.advisor.inputs import stem
 
     conditions = [_condition(text) for text in fail_on]
-    html_path = html_path or profile_path.parent / f"{stem(profile_path)}.html"
-    check_outputs(profile_path, [html_path, json_path, markdown_path])
+    html_path = html_path or paths[0].parent / f"{stem(paths[0], ranks=len(paths) > 1)}.html"
+    check_outputs(paths, [html_path, json_path, markdown_path])
     try:
-        judged = judge(profile_path, folders, settings, engine)
+        judged = judge(paths, folders, settings, engine)
         write(judged, html_path, json_path, markdown_path)
     except Refused as error:
         fail(str(error))
@@ -169,7 +174,7 @@ def demo(out: Path, steps: int | None, name: str) -> None:
     arguments += ["--steps", str(steps)] if steps else []
     importlib.import_module(f"stepscope.examples.{name}").main(arguments)
     try:
-        write(judge(profile_path), profile_path.with_suffix(".html"))
+        write(judge([profile_path]), profile_path.with_suffix(".html"))
     except Refused as error:
         fail(str(error))
 

@@ -56,7 +56,7 @@ def say(message: str) -> None:
 
 
 def judge(
-    path: Path,
+    paths: Sequence[Path],
     rules: Sequence[Path] = (),
     settings: Sequence[str] = (),
     engine: str = "processes",
@@ -64,29 +64,30 @@ def judge(
     """Read a profile and judge it by the built-in rules, the project's, and those of the call.
 
     Args:
-        path: the profile.
+        paths: the profile, or those of the ranks of one job.
         rules: more folders of rules.
         settings: thresholds as `NAME=VALUE`.
-        engine: what reads a folder of traces.
+        engine: what reads many ranks.
 
     Raises:
         Refused: one of them cannot be used.
     """
     from stepscope.advisor.advise import advise
-    from stepscope.advisor.inputs import load_input
+    from stepscope.advisor.inputs import load_inputs
     from stepscope.advisor.measure import NoStepsError
     from stepscope.advisor.progress import working
     from stepscope.profiler.storage import ProfileError
 
+    name = paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
     try:
-        with working(f"Judging {path.name}"):
-            profile = load_input(path, engine)
+        with working(f"Judging {name}"):
+            profile = load_inputs(paths, engine)
             found, thresholds = knowledge(rules, settings)
-            return Judged(profile, advise(profile, found, path.name, thresholds))
+            return Judged(profile, advise(profile, found, name, thresholds))
     except ProfileError as error:
         raise Refused(str(error)) from None
     except NoStepsError as error:
-        raise Refused(f"{path}: {error}") from None
+        raise Refused(f"{paths[0]}: {error}") from None
 
 
 def write(
@@ -189,9 +190,9 @@ def _thresholds(settings: Sequence[str], known: set[str]) -> dict[str, float]:
     return values
 
 
-def check_outputs(profile_path: Path, outputs: Sequence[Path | str | None]) -> None:
-    """Refuse, before anything is written, outputs that would hit the profile or each other."""
-    taken = {_real(profile_path): "is the profile itself"}
+def check_outputs(inputs: Sequence[Path], outputs: Sequence[Path | str | None]) -> None:
+    """Refuse, before anything is written, outputs that would hit an input or each other."""
+    taken = dict.fromkeys(map(_real, inputs), "is the profile itself")
     for output in outputs:
         if output is None or output == "-":
             continue

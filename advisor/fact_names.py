@@ -254,6 +254,19 @@ FACTS: dict[str, FactName] = {
     "checkpoint.by_hand_share": FactName(
         "share", "part of the step in the loop's own lines that write files in large pieces"
     ),
+    "ranks.count": FactName("count", "ranks of the job of which there is a record"),
+    "ranks.missing": FactName("count", "ranks of the job of which there is none"),
+    "ranks.imbalance": FactName(
+        "ratio", "time outside of collectives of the slowest rank over the mean of the ranks"
+    ),
+    "ranks.waiting_share": FactName(
+        "share", "part of the step in collectives before all ranks are there, mean of the ranks"
+    ),
+    "ranks.one_straggler": FactName("flag", "it is nearly always the same rank that comes last"),
+    "ranks.straggler": FactName("text", "number of that rank"),
+    "ranks.straggler_part": FactName("share", "part of the waiting that is for it"),
+    "ranks.straggler_cause": FactName("text", "what it spends most time on beyond the median rank"),
+    "ranks.straggler_seconds": FactName("s", "that time, per step"),
     "probe.headroom": FactName("ratio", "batch rate of the loader alone over the model's alone"),
     "probe.model_step_seconds": FactName("s", "the loop's body with a batch that is there already"),
     "probe.loader_batch_seconds": FactName("s", "time between batches when only the loader runs"),

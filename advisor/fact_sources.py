@@ -108,6 +108,7 @@ _BY_GROUP = {
     "operators": _WINDOW,
     "optimizer": _OPTIMIZER,
     "probe": f"{_LOADER}, and {_END.partition(':')[0]}: loader and model are then tried alone",
+    "ranks": "give `advise` the profiles or traces of all ranks: a folder of them",
     "run": _STEPS,
     "step": _STEPS,
     "storage": _LONGER,

@@ -27,6 +27,7 @@ from stepscope.advisor.measure import Measurement, quantile
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
 from stepscope.advisor.predicted_facts import predicted_facts
+from stepscope.advisor.rank_facts import rank_facts
 from stepscope.advisor.roofline_facts import roofline_facts
 from stepscope.advisor.signal_facts import (
     fetch_facts,
@@ -101,6 +102,9 @@ def _measured_with(profile: Profile) -> set[str]:
     seen = set(_ALWAYS_MEASURED)
     if device_times(profile) is not None:
         seen |= causes_of_phases(profile.steady.phases)
+    if profile.ranks is not None:
+        told = causes_of_phases(profile.steady.phases)
+        seen |= {cause for cause in told if cause.startswith("communication.")}
     if training_loader(profile) is not None:
         seen |= {c for c in CAUSES if c.startswith(("data_loading.s", "cpu_preprocessing."))}
         seen |= {"data_loading.network", "data_loading.worker_startup"}
@@ -351,6 +355,7 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     predicted_facts,
     use_facts,
     device_facts,
+    rank_facts,
 )
 _TRACE_SOURCES = (
     _steps,
@@ -363,6 +368,7 @@ _TRACE_SOURCES = (
     roofline_facts,
     predicted_facts,
     trace_facts,
+    rank_facts,
 )
 """A trace does not tell what is switched on, nor what the processors do."""
 

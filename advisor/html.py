@@ -19,7 +19,15 @@ from typing import Any, Final, NamedTuple, TypeVar, get_args
 import jinja2
 from markupsafe import Markup, escape
 
-from stepscope.advisor import charts, live_tables, roofline_chart, series, tables, wording
+from stepscope.advisor import (
+    charts,
+    live_tables,
+    rank_tables,
+    roofline_chart,
+    series,
+    tables,
+    wording,
+)
 from stepscope.advisor.advice import (
     RISKS,
     Advice,
@@ -118,6 +126,10 @@ def render(advice: Advice, profile: Profile) -> str:
         "timeline": charts.timeline(profile),
         "distribution": charts.distribution(profile.step_time),
         "ladder": ladder(advice.plan),
+        "heat": rank_tables.heat_picture(profile.ranks.heat if profile.ranks else None),
+        "rank_table": rank_tables.rank_table(profile.ranks),
+        "host_rows": rank_tables.host_rows(profile.ranks),
+        "link_rows": rank_tables.link_rows(profile.ranks),
         "loaders": [tables.loader(loader) for loader in profile.loaders],
         "timelines": worker_timelines(profile.loaders),
         "operators": tables.operators(profile.window),

@@ -69,7 +69,7 @@ def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> No
         fail("run: name the program, as in `advise run -- python train.py`")
     if out.is_dir():
         fail(f"{out}: is a directory; name a file in it")
-    check_outputs(out, [_report_of(out)])
+    check_outputs([out], [_report_of([out])])
     if command[0] == "-m" or command[0].endswith(".py"):
         command = [sys.executable, *command]
     with tempfile.TemporaryDirectory(prefix="stepscope-run-") as folder:
@@ -166,30 +166,33 @@ def _why_none(folder: Path) -> str:
 
 
 def _judge(written: list[Written]) -> None:
-    """Say what holds the first rank back; trouble with the profile is no trouble of the program."""
+    """Say what holds the program back, all ranks together; our troubles are none of its."""
     from stepscope.profiler.storage import ProfileError
 
     try:
-        path = _longest(written)
-        if len(written) > 1:
-            others = ", ".join(w.path.name for w in written if w.path != path)
-            say(f"{len(written)} profiles were written; judged is {path}, not {others}")
-        write(judge(path), _report_of(path), err=True)
+        paths = [_longest(written, rank) for rank in sorted({found.rank for found in written})]
+        others = ", ".join(w.path.name for w in written if w.path not in paths)
+        if others:
+            shown = f"{paths[0]}" if len(paths) == 1 else f"those of {len(paths)} ranks"
+            say(f"{len(written)} profiles were written; judged is {shown}, not {others}")
+        write(judge(paths), _report_of(paths), err=True)
     except (ProfileError, Refused) as error:
         say(str(error))
 
 
-def _longest(written: list[Written]) -> Path:
-    """Of the first rank's profiles the one with the most steps."""
+def _longest(written: list[Written], rank: int) -> Path:
+    """Of a rank's profiles the one with the most steps."""
     from stepscope.profiler.storage import load
 
     def steps(path: Path) -> int:
         profile = load(path)
         return profile.steady.total + profile.warmup.total
 
-    paths = [found.path for found in written if found.rank == written[0].rank]
+    paths = [found.path for found in written if found.rank == rank]
     return max(paths, key=steps) if len(paths) > 1 else paths[0]
 
 
-def _report_of(path: Path) -> Path:
-    return path.parent / f"{path.stem}.html"
+def _report_of(paths: list[Path]) -> Path:
+    from stepscope.advisor.inputs import stem
+
+    return paths[0].parent / f"{stem(paths[0], ranks=len(paths) > 1)}.html"

@@ -15,7 +15,7 @@ from msgspec import Struct
 from stepscope.advisor import charts
 from stepscope.advisor.lanes import drawn_workers, lane_name
 from stepscope.advisor.signals import Signal, signals
-from stepscope.profiler.format import Batches, Profile
+from stepscope.profiler.format import Batches, HeatMap, Profile
 
 _ROWS = 4096
 """Rows of the step timeline; a profile holds no more in each of its two tables."""
@@ -74,7 +74,22 @@ class Lanes(Struct, tag="lanes", tag_field="kind"):
     group: str = "time"
 
 
-Figures = dict[str, Lines | Lanes]
+class Heat(Struct, tag="heat", tag_field="kind"):
+    """Cells by rank and step, row by row; microseconds."""
+
+    columns: int
+    first_rank: int
+    ranks_per_row: int
+    first_step: int
+    steps_per_column: int
+    mean: list[int | None]
+    longest: list[int | None]
+    whose: list[int | None]
+    """Rank of the longest; empty where a row is one rank."""
+    group: str = "heat"
+
+
+Figures = dict[str, Lines | Lanes | Heat]
 
 
 def figures(profile: Profile) -> Figures:
@@ -88,6 +103,8 @@ def figures(profile: Profile) -> Figures:
     for number, loader in enumerate(profile.loaders):
         if loader.batches is not None and loader.batches.worker:
             found[f"lanes-{number}"] = _lanes(loader.batches)
+    if profile.ranks is not None and profile.ranks.heat is not None:
+        found["heat"] = _heat(profile.ranks.heat)
     return found
 
 
@@ -104,6 +121,22 @@ def topics(found: Iterable[Signal]) -> dict[str, list[Signal]]:
         if signal.topic and any(signal.values) and sum(v is not None for v in signal.values) > 1:
             together.setdefault(signal.topic, []).append(signal)
     return together
+
+
+def _heat(map_: HeatMap) -> Heat:
+    def microseconds(values: list[int | None]) -> list[int | None]:
+        return [None if value is None else round(value / 1e3) for value in values]
+
+    return Heat(
+        columns=map_.columns,
+        first_rank=map_.first_rank,
+        ranks_per_row=map_.ranks_per_row,
+        first_step=map_.first_step,
+        steps_per_column=map_.steps_per_column,
+        mean=microseconds(map_.mean_ns),
+        longest=microseconds(map_.longest_ns),
+        whose=map_.longest_rank if map_.ranks_per_row > 1 else [],
+    )
 
 
 def _step_time(profile: Profile) -> Lines | None:

@@ -225,7 +225,7 @@ def configuration(profile: Profile) -> list[tuple[str, str]]:
     settings: dict[str, object] = {
         "started": run.started_at,
         "command": " ".join(run.argv) or None,
-        "rank": f"{run.rank} of {run.world_size}" if run.world_size > 1 else None,
+        "rank": _rank(profile),
         **{f"model {i}": _model(model) for i, model in enumerate(found.models, 1)},
         **{f"optimizer {i}": _optimizer(opt) for i, opt in enumerate(found.optimizers, 1)},
         "autocast": found.autocast or "off",
@@ -243,6 +243,13 @@ def configuration(profile: Profile) -> list[tuple[str, str]]:
         **profile.environment.variables,
     }
     return _settings(settings)
+
+
+def _rank(profile: Profile) -> str | None:
+    run, ranks = profile.run, profile.ranks
+    if ranks is not None:
+        return f"{ranks.count} of {run.world_size}; what follows is of rank {run.rank}"
+    return f"{run.rank} of {run.world_size}" if run.world_size > 1 else None
 
 
 def facts(found: Mapping[str, bool | int | float | str]) -> list[tuple[str, str, str]]:

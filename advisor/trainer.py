@@ -67,9 +67,10 @@ class Trainer:
         self._compute = split_compute(window, calibration) or ComputeSplit(1.0, 0.0, 0.0)
         self._python_compute = compute_share(window, "python") if window else 0.0
         self._python_reading = python_reading_share(window) if window else 0.0
-        self._exposed = (
-            sum(max(0, c.communication_ns - c.overlap_ns) for c in profile.collectives) * 1e-9
-        )
+        self._exposed = 0.0
+        if "collective" not in profile.steady.phases:  # of many ranks, it is told by step
+            exposed = sum(max(0, c.communication_ns - c.overlap_ns) for c in profile.collectives)
+            self._exposed = exposed * 1e-9
         stepped = any(
             sum(steps.calls.get("optimizer_steps", []))
             for steps in (profile.warmup, profile.steady)

@@ -60,20 +60,20 @@ def make(source: Path, target: Path, times: int) -> None:
     assert begin is not None
     end = text.rindex("]")
     head, body, tail = text[: begin.end()], text[begin.end() : end].strip(), text[end:]
-    stamps = [float(t) for t in re.findall(r'"ts": (\d+(?:\.\d+)?)', body)]
+    stamps = [float(t) for t in re.findall(r'"ts": ?(\d+(?:\.\d+)?)', body)]
     span = int(max(stamps) - min(stamps)) + 1000
-    identifiers = 1 + max(int(i) for i in re.findall(r'"(?:correlation|id)": (\d+)', body))
+    identifiers = 1 + max(int(i) for i in re.findall(r'"(?:correlation|id)": ?(\d+)', body))
     steps = 1 + max((int(n) for n in re.findall(r"ProfilerStep#(\d+)", body)), default=0)
-    pattern = re.compile(r'("ts": |"correlation": |"External id": |"id": |ProfilerStep#)(\d+)')
+    pattern = re.compile(r'("(?:ts|correlation|External id|id)": ?|ProfilerStep#)(\d+)')
 
     with target.open("w") as out:
         out.write(head)
         for i in range(times):
-            shift = {'"ts": ': i * span, "ProfilerStep#": i * steps}
+            shift = {'"ts":': i * span, "ProfilerStep#": i * steps}
 
             def moved(found: re.Match[str], i: int = i, shift: dict[str, int] = shift) -> str:
                 key, value = found.groups()
-                return f"{key}{int(value) + shift.get(key, i * identifiers)}"
+                return f"{key}{int(value) + shift.get(key.rstrip(), i * identifiers)}"
 
             out.write((",\n  " if i else "\n  ") + pattern.sub(moved, body))
         out.write(tail)

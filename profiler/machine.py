@@ -62,6 +62,7 @@ def environment(gpus: list[Gpu]) -> Environment:
         python=platform.python_version(),
         torch=str(torch.__version__),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        host=platform.node() or None,
         cpu_model=_cpu_model(),
         cpu_count=os.cpu_count() or 1,
         cpu_affinity=len(os.sched_getaffinity(0))

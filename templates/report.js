@@ -285,6 +285,44 @@
     }
   };
 
+  // Ranks times steps --------------------------------------------------------------------------------
+
+  // The picture is the page's own; the cell under the pointer, or under the arrow keys, is told.
+  const heat = (figure) => {
+    const spec = FIGURES[figure.dataset.heat];
+    const svg = figure.querySelector(".heat-map");
+    const rows = spec.mean.length / spec.columns;
+    const here = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const readout = make("p", { class: "readout", "aria-live": "polite" }, "Hover, or use the arrow keys, for numbers.");
+    const at = { x: 0, y: 0 };
+    const span = (first, count, last) => (count > 1 ? `${first.toLocaleString("en-US")} to ${Math.min(first + count - 1, last).toLocaleString("en-US")}` : first.toLocaleString("en-US"));
+    const show = (x, y) => {
+      Object.assign(at, { x: Math.min(Math.max(x, 0), spec.columns - 1), y: Math.min(Math.max(y, 0), rows - 1) });
+      for (const [name, value] of Object.entries({ class: "here", x: at.x, y: at.y, width: 1, height: 1 })) here.setAttribute(name, value);
+      svg.append(here);
+      const i = at.y * spec.columns + at.x;
+      const ranks = span(spec.first_rank + at.y * spec.ranks_per_row, spec.ranks_per_row, Infinity);
+      const steps = span(spec.first_step + at.x * spec.steps_per_column, spec.steps_per_column, Infinity);
+      const [mean, longest] = [spec.mean[i], spec.longest[i]];
+      const whose = spec.whose.length && longest !== null ? ` (rank ${spec.whose[i]})` : "";
+      const numbers = mean === null ? "not recorded" : longest === mean ? words(mean / 1e6, "s") : `mean ${words(mean / 1e6, "s")}, longest ${words(longest / 1e6, "s")}${whose}`;
+      readout.textContent = `Rank ${ranks}, step ${steps}: ${numbers}`;
+    };
+    svg.addEventListener("pointermove", (event) => {
+      const box = svg.getBoundingClientRect();
+      show(Math.floor(((event.clientX - box.left) / box.width) * spec.columns), Math.floor(((event.clientY - box.top) / box.height) * rows));
+    });
+    svg.addEventListener("keydown", (event) => {
+      if (!(event.key in ARROWS) || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      show(at.x + ARROWS[event.key][0], at.y + ARROWS[event.key][1]);
+    });
+    svg.addEventListener("focus", () => show(at.x, at.y));
+    svg.setAttribute("tabindex", "0");
+    svg.setAttribute("role", "application");
+    figure.querySelector("figcaption").before(readout);
+  };
+
   // The rest of the page -----------------------------------------------------------------------------
 
   const copyable = (pre) => {
@@ -352,6 +390,7 @@
 
   const start = () => {
     document.querySelectorAll("pre").forEach(copyable);
+    document.querySelectorAll("figure[data-heat]").forEach(heat);
     tips();
     reveal(location.hash);
     scrollers();

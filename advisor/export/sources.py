@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from stepscope.advisor.inputs import load_input, stem, traces_in
+from stepscope.advisor.inputs import load_input, ranks_in, stem
 from stepscope.profiler.format import Profile
 
 
@@ -33,4 +33,4 @@ class Source(NamedTuple):
         """The file itself, or the traces or else the profiles in the folder: one for each rank."""
         if not self.path.is_dir():
             return [self.path]
-        return traces_in(self.path) or sorted(self.path.glob("*.json")) or [self.path]
+        return ranks_in(self.path) or sorted(self.path.glob("*.json")) or [self.path]

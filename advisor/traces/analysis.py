@@ -47,8 +47,9 @@ _WIDTH = int(max(PHASES)) + 1
 class Exchange(NamedTuple):
     """One collective on this rank."""
 
-    name: int
     duration: int
+    collective: int
+    """Number of what is known of it."""
 
 
 class Watcher(Protocol):
@@ -234,8 +235,8 @@ class Analysis:
         kernel = fresh["kind"] == Kind.KERNEL
         self.kernels.add(fresh["name"][kernel], time=length[kernel])
         exchange = self.names.category[fresh["name"]] == self.names.is_("collective")
-        pairs = zip(fresh["name"][exchange].tolist(), length[exchange].tolist(), strict=True)
-        self.exchanges[step] += [Exchange(name, duration) for name, duration in pairs]
+        pairs = zip(length[exchange].tolist(), fresh["collective"][exchange].tolist(), strict=True)
+        self.exchanges[step] += [Exchange(*pair) for pair in pairs]
         size = np.maximum(fresh["bytes"], calls["bytes"])[~kernel]
         self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=np.maximum(0, size))
         known = calls["tag"] >= 0

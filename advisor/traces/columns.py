@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stepscope.advisor.traces.collectives import Collective, collective_of
 from stepscope.advisor.traces.frames import called_from, users_calls
 from stepscope.advisor.traces.kinds import KINDS, MEMORY_NAME, Kind
 from stepscope.advisor.traces.reader import NO_ARGS, AnyEvent, Args, Event, Instant, Number
@@ -26,6 +27,7 @@ RECORD = np.dtype(
         ("kind", np.int8),
         ("occupancy", np.int8),  # of a kernel, percent; -1: unknown
         ("work", np.int32),  # of an operator, number of what it does; 0: not known
+        ("collective", np.int32),  # what is known of a collective; 0: none, or nothing
     ],
     align=True,
 )
@@ -61,6 +63,8 @@ class Columns:
         """The kind of the first event of each name."""
         self.tracks = Table()
         self.works = Works()
+        self.collectives: dict[Collective | None, int] = Table()
+        self.collectives[None] = 0
         self.origin_us: float | None = None
         self.foreign: Counter[str] = Counter()
         """Events of categories that are not known, by category."""
@@ -155,6 +159,8 @@ class Columns:
             rows["bytes"] = _integers(args.bytes for args in arguments)
         if kind == Kind.KERNEL:
             _fill_occupancy(rows, arguments)
+            known = self.collectives
+            rows["collective"] = [known[collective_of(a)] if a.collective else 0 for a in arguments]
 
 
 def _fill_occupancy(kernels: Records, arguments: list[Args]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stepscope.advisor.ranks.paths import Leg, Meeting, Paths, StepPath
 from stepscope.advisor.traces.critical import Window
 from stepscope.advisor.traces.intervals import Int64
 from stepscope.advisor.traces.names import Names
@@ -18,7 +19,6 @@ from stepscope.advisor.traces.owners import (
     of_events,
 )
 from stepscope.advisor.traces.path import Path, places, walk
-from stepscope.advisor.traces.rank_paths import Leg, Meeting, Paths, StepPath
 
 _MOST_LEGS = 1 << 10
 """Collectives whose legs are kept: those of the first steps."""

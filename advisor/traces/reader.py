@@ -54,6 +54,13 @@ class Args(Struct, gc=False):
     dims: msgspec.Raw = field(name="Input Dims", default=msgspec.Raw())
     types: msgspec.Raw = field(name="Input type", default=msgspec.Raw())
     values: msgspec.Raw = field(name="Concrete Inputs", default=msgspec.Raw())
+    collective: str | None = field(name="Collective name", default=None)
+    group: Number = field(name="Process Group Name", default=None)
+    group_ranks: str | None = field(name="Process Group Ranks", default=None)
+    group_size: Number = field(name="Group size", default=None)
+    elements_in: Number = field(name="In msg nelems", default=None)
+    elements_out: Number = field(name="Out msg nelems", default=None)
+    dtype: str | None = None
 
 
 NO_ARGS = Args()

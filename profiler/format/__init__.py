@@ -12,7 +12,15 @@ from typing import Any, Final, Literal
 from msgspec import Struct, field
 
 from stepscope.profiler.format.columns import Count
-from stepscope.profiler.format.communication import Collective, Ranks, Straggler
+from stepscope.profiler.format.communication import (
+    Collective,
+    HeatMap,
+    HostTimes,
+    Link,
+    Ranks,
+    RankTimes,
+    Straggler,
+)
 from stepscope.profiler.format.device import (
     PACED,
     Annotation,
@@ -71,9 +79,12 @@ __all__ = [
     "Environment",
     "FetchTotals",
     "Gpu",
+    "HeatMap",
     "Histogram",
+    "HostTimes",
     "Kernel",
     "KernelCategory",
+    "Link",
     "Loader",
     "Mark",
     "Metric",
@@ -86,6 +97,7 @@ __all__ = [
     "PathOperator",
     "PhaseMemory",
     "Profile",
+    "RankTimes",
     "Ranks",
     "Replayed",
     "Run",
@@ -137,7 +149,8 @@ class Profile(Struct, kw_only=True):
     device: Device | None = None
     """Where the loop ran on a device: its time, memory and copies."""
     ranks: Ranks | None = None
-    """Where it was made from traces of several ranks: then times are means of the ranks."""
+    """Where it was made from the records of several ranks: then times are means of the ranks, and
+    the rest is of the one that was fastest by itself."""
     collectives: list[Collective] = []
     ceilings: Ceilings | None = None
     sites: list[Site] = []

@@ -22,30 +22,122 @@ class Collective(Struct, kw_only=True, omit_defaults=True):
     """Of parameters that had none when it was looked last."""
 
 
-class Straggler(Struct, kw_only=True):
+class Straggler(Struct, kw_only=True, omit_defaults=True):
     """A rank that others wait for."""
 
     rank: int
     collectives: Count
-    """In so many it came last."""
+    """In so many it came last; of recorded profiles, in so many steps."""
     waited_for_ns: int
     """How long the others waited for it there, mean of the ranks, sum over all steps."""
+    cause: str | None = None
+    """The cause, by its id, on which it spends most time beyond the median rank."""
+    excess_ns: int | None = None
+    """That time, per step."""
+
+
+class RankTimes(Struct, kw_only=True, omit_defaults=True):
+    """One rank; times are means per step."""
+
+    rank: int
+    host: str | None = None
+    steps: Count
+    step_ns: int
+    own_ns: int
+    """Outside of collectives, as far as those were timed."""
+    exchange_ns: int | None = None
+    """In collectives, and waiting there for others; None where that was not timed."""
+    data_wait_ns: int = 0
+    core_wait_ns: int | None = None
+    """The training thread was runnable and had no core."""
+    clock_mhz: float | None = None
+    """Of its device."""
+    causes: dict[str, int] = {}
+    """Where its own time goes, by cause."""
+
+
+class HostTimes(Struct, kw_only=True, omit_defaults=True):
+    """The ranks of one host together; times are means per step."""
+
+    host: str
+    ranks: Count
+    own_ns: int
+    exchange_ns: int | None = None
+    slowest: int
+    """The rank with the most time of its own."""
+
+
+class HeatMap(Struct, kw_only=True):
+    """Time per step by rank and step, row by row; cells without a measurement are None."""
+
+    kind: str
+    """`own`: outside of collectives; `step`: the whole step, where those were not timed."""
+    first_rank: int
+    ranks_per_row: int
+    """Neighbouring ranks that share a row."""
+    first_step: int
+    steps_per_column: int
+    columns: Count
+    mean_ns: list[int | None]
+    longest_ns: list[int | None]
+    """Of one rank in one step, or in one row of its table, where steps were added up."""
+    longest_rank: list[int | None]
+    """Whose that is."""
+
+
+class Link(Struct, kw_only=True, omit_defaults=True):
+    """Collectives of one kind in one group of ranks."""
+
+    collective: str
+    """E.g. `allreduce`."""
+    ranks: list[int]
+    """The group, as far as known; the first 64."""
+    size: Count
+    """Ranks of the group."""
+    hosts: list[str] = []
+    calls: Count
+    bytes: int
+    """Of one call, mean."""
+    time_ns: int
+    """Of one call once all ranks are there, mean."""
+    algorithm_bytes_per_s: float
+    """Bytes over time."""
+    bus_bytes_per_s: float
+    """What the slowest link must have carried, by the formulas of nccl-tests."""
+    usual_bytes_per_s: float | None = None
+    """Median of other groups that do the same, where this one is much slower: a slow link."""
 
 
 class Ranks(Struct, kw_only=True, omit_defaults=True):
-    """What only the traces of several ranks tell together."""
+    """What only the records of several ranks tell together.
+
+    Rows and lists are bounded whatever the number of ranks; counts and sums are of all of them.
+    """
 
     count: Count
     missing: Count = 0
-    """Ranks of the job without a trace."""
+    """Ranks of the job of which there is no record."""
+    missing_ranks: list[int] = []
+    """The first of them."""
     transfer_ns: int = 0
-    """Time in collectives once all ranks are there: for each, its shortest over the ranks. Like
-    the next, the mean of the ranks, summed over all steps."""
+    """Time in collectives once all ranks are there: for each, its shortest over the ranks (of
+    recorded profiles: for each row of steps). Like the next, the mean of the ranks, summed over all
+    steps."""
     waiting_ns: int = 0
     """Time in collectives before that."""
     imbalance: float | None = None
-    """Time that the slowest rank's device worked by itself, over the mean of the ranks."""
+    """Time outside of collectives of the slowest rank, over the mean of the ranks."""
     slowest: int | None = None
     """That rank."""
     stragglers: list[Straggler] = []
     """Who waited least where others waited, the costliest first."""
+    persistent: bool = False
+    """Whether the first of them is nearly always the one that others wait for."""
+    rows: list[RankTimes] = []
+    """The slowest ranks by their own time, and those that wait least."""
+    typical: dict[str, int] = {}
+    """Time per step of the median rank, by cause and for `own`, `step` and so on."""
+    hosts: list[HostTimes] = []
+    heat: HeatMap | None = None
+    links: list[Link] = []
+    """The slowest first."""

@@ -75,6 +75,8 @@ class Environment(Struct, kw_only=True, omit_defaults=True):
     python: str
     torch: str
     platform: str
+    host: str | None = None
+    """Name of the machine, which tells the ranks of a job apart by host."""
     cpu_model: str | None = None
     cpu_count: Processors | None = None
     """Logical processors of the machine."""

@@ -226,8 +226,7 @@ def test_each_rank_of_torchrun_is_profiled() -> None:
     assert done.returncode == 0, done.stderr
     found = [load(Path(f"profile.rank{rank}.json")) for rank in (0, 1)]
     assert [(p.run.rank, p.run.world_size, steps(p)) for p in found] == [(0, 2, 29), (1, 2, 29)]
-    assert "2 profiles were written" in done.stderr
-    assert Path("profile.rank0.html").is_file()
+    assert Path("profile.html").is_file()
     assert not Path("profile.json").exists()
 
 

@@ -28,16 +28,21 @@ from builders import (
 from stepscope.advisor.advise import advise
 from stepscope.advisor.critical_path import OWNERS
 from stepscope.advisor.html import render
+from stepscope.advisor.inputs import load_input
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.format import (
     Batches,
     CriticalPath,
     Gpu,
+    HostTimes,
+    Link,
     Loader,
     Mark,
     PathKernel,
     PathOperator,
     Profile,
+    Ranks,
+    RankTimes,
     Replayed,
     Run,
     Samples,
@@ -160,6 +165,28 @@ def epochs() -> Profile:
     return a_profile(steady=steady, step_time=a_histogram(steady), loaders=loaders)
 
 
+def four_ranks() -> Profile:
+    """A recorded job, one rank of which is slow."""
+    return load_input(Path(__file__).parents[1] / "advisor" / "recorded" / "ranks_data")
+
+
+def hostile_ranks() -> Ranks:
+    row = RankTimes(rank=0, host=HOSTILE, steps=1, step_ns=MS, own_ns=MS)
+    host = HostTimes(host=HOSTILE, ranks=1, own_ns=MS, slowest=0)
+    link = Link(
+        collective=HOSTILE,
+        ranks=[],
+        size=2,
+        hosts=[HOSTILE],
+        calls=1,
+        bytes=1,
+        time_ns=1,
+        algorithm_bytes_per_s=1.0,
+        bus_bytes_per_s=1.0,
+    )
+    return Ranks(count=2, rows=[row], hosts=[host], links=[link])
+
+
 def hostile() -> str:
     fix = a_recommendation(title=HOSTILE, how_to=HOSTILE, effect=HOSTILE, citations=[HOSTILE])
     place = a_place(file=HOSTILE, function=HOSTILE, transform=HOSTILE)
@@ -168,6 +195,7 @@ def hostile() -> str:
         run=Run(
             started_at=HOSTILE, wall_ns=1, ended="exception", exception=HOSTILE, argv=[HOSTILE]
         ),
+        ranks=hostile_ranks(),
         marks=[Mark(kind=HOSTILE, step=30, time_ns=0, detail=HOSTILE)],
         loaders=[a_loader(dataset=HOSTILE, batches=some_batches([40.0] * 9))],
         samples=Samples(time_ns=[0, 1], columns={HOSTILE: [1.0, 2.0]}),
@@ -197,6 +225,7 @@ PROFILES: dict[str, Callable[[], Profile]] = {
     "gpus": with_gpus,
     "million": a_million_steps,
     "epochs": epochs,
+    "ranks": four_ranks,
     "killed": changed(a_profile, run=Run(started_at="2026-01-15", wall_ns=9, ended="running")),
 }
 

@@ -77,11 +77,12 @@ def test_every_report_is_drawn_and_as_wide_as_the_screen(
     page = opened(name, width=360)
 
     drawn = page.locator("figure.enhanced canvas").count()
-    assert drawn == len(figures_in(reports[name].read_text("utf-8")))
+    figures = figures_in(reports[name].read_text("utf-8")).values()
+    assert drawn == sum(figure["kind"] != "heat" for figure in figures)
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-@pytest.mark.parametrize("name", ["judged", "hostile", "gpus", "epochs"])
+@pytest.mark.parametrize("name", ["judged", "hostile", "gpus", "epochs", "ranks"])
 def test_everybody_can_use_it(name: str, opened: Open) -> None:
     page = opened(name, width=360)
     page.evaluate("document.querySelectorAll('details').forEach((each) => (each.open = true))")
@@ -90,7 +91,7 @@ def test_everybody_can_use_it(name: str, opened: Open) -> None:
     assert violations(page) == []
 
 
-@pytest.mark.parametrize("name", ["typical", "many_workers"])
+@pytest.mark.parametrize("name", ["typical", "many_workers", "ranks"])
 def test_also_dark_and_wide(name: str, opened: Open) -> None:
     page = opened(name, width=3840, color_scheme="dark")
 
@@ -130,6 +131,24 @@ def test_one_slow_step_of_a_million_stays_visible(opened: Open) -> None:
         20 + 244 * SPIKE_ROW,
     )
     assert painted is True  # in the orange of the longest steps
+
+
+def test_the_heat_map_is_read_by_pointer_and_by_keys(opened: Open) -> None:
+    page = opened("ranks")
+    figure = page.locator("figure[data-heat]")
+    cells, readout = figure.locator(".heat-map"), figure.locator(".readout")
+    cells.scroll_into_view_if_needed()
+    box = cells.bounding_box()
+    assert box is not None
+
+    page.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.6 * box["height"])
+    slow = readout.inner_text()
+    cells.focus()
+    page.keyboard.press("ArrowUp")
+
+    assert slow.startswith("Rank 2, step 10")
+    assert " ms" in slow
+    assert readout.inner_text().startswith("Rank 1, step 10")
 
 
 def test_zooming_by_drag_button_and_key(opened: Open) -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.cli import cli
-from stepscope.advisor.traces.engines import load_ranks
+from stepscope.advisor.inputs import load_input
 from stepscope.advisor.traces.profile import load_trace
 from stepscope.profiler.format import Collective, Profile, Run
 from stepscope.profiler.storage import save
@@ -280,7 +280,7 @@ def test_its_distributed_view_sees_who_waits_for_whom(tmp_path: Path, parsed: Pa
     ]
     view = loader.RunLoader("run", str(tmp_path), None)._process_distributed_profiles(workers, None)
     waits = {name: wait for name, (_, wait) in view.steps_to_wait["data"]["all"].items()}
-    ours = load_ranks(DATA / "dlrm").ranks
+    ours = load_input(DATA / "dlrm").ranks
     assert ours is not None
     # The one that comes last waits least.
     assert min(waits, key=waits.__getitem__) == f"dlrm_rank{ours.stragglers[0].rank}"

@@ -11,12 +11,12 @@ import pytest
 from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.inputs import load_input
+from stepscope.advisor.ranks.paths import job_path, joined
 from stepscope.advisor.traces.errors import TraceError
 from stepscope.advisor.traces.legs import Legs, paths_of
 from stepscope.advisor.traces.load import analyse
 from stepscope.advisor.traces.path_tables import replay
 from stepscope.advisor.traces.profile import load_trace
-from stepscope.advisor.traces.rank_paths import job_path, joined
 from stepscope.advisor.traces.replay import Replays
 from stepscope.advisor.traces.scenarios import Scenario
 from stepscope.profiler.format import CriticalPath, Profile
