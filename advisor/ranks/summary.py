@@ -11,8 +11,9 @@ from functools import reduce
 
 from msgspec import Struct, field, structs
 
-from stepscope.advisor.ranks import paths
 from stepscope.advisor.ranks.heat import Heat, overlaid
+from stepscope.advisor.ranks.paths import Paths
+from stepscope.advisor.ranks.paths import joined as joined_paths
 from stepscope.advisor.ranks.sketches import Counts, added, kept
 from stepscope.advisor.ranks.tables import Tables, summed
 from stepscope.advisor.ranks.timeline import Timeline, joined
@@ -81,7 +82,7 @@ class Summary(Struct, kw_only=True):
     meetings: dict[int, dict[str, list[Meeting]]] = field(default_factory=dict)
     """Collectives one by one, by step and by group and kind; only of traces."""
     groups: dict[str, Group] = field(default_factory=dict)
-    paths: paths.Paths = field(default_factory=dict)
+    paths: Paths = field(default_factory=dict)
     """Critical paths of the steps; only of traces."""
     heat: Heat
     slowest: list[RankTimes]
@@ -121,7 +122,7 @@ def merge(one: Summary, other: Summary) -> Summary:
         timeline=joined(one.timeline, other.timeline),
         meetings=_met(one.meetings, other.meetings),
         groups=_groups(one.groups, other.groups),
-        paths=paths.joined(one.paths, other.paths),
+        paths=joined_paths(one.paths, other.paths),
         heat=overlaid(one.heat, other.heat),
         slowest=slowest([*one.slowest, *other.slowest]),
         quickest=quickest([*one.quickest, *other.quickest]),

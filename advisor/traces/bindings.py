@@ -83,7 +83,11 @@ class Waits(NamedTuple):
 
     def among(self, start: Int64) -> Waits:
         """Those that begin when the events that they stand beside do."""
-        return Waits(*(column[self.start == start] for column in self))
+        return self.some(self.start == start)
+
+    def some(self, rows: Int64 | Mask) -> Waits:
+        """Those at these indices, or under this mask."""
+        return Waits(self.start[rows], self.end[rows], self.awaited[rows], self.waited[rows])
 
 
 def work_of(rows: Records, calls: Records, pairs: tuple[Int64, Int64]) -> Work:

@@ -47,7 +47,8 @@ class Clock:
 
     def passed(self, time: Int64) -> Factors:
         """New time from the begin of the window, waits left out."""
-        return np.interp(time, self._time, self._passed)
+        passed: Factors = np.interp(time, self._time, self._passed)
+        return passed
 
     def went_on(self, time: int, ahead: float) -> None:
         """Note that the host came back from a wait, `ahead` of what has passed."""
@@ -63,7 +64,7 @@ class Clock:
     def at(self, time: Int64) -> Int64:
         """New times, once all waits have been noted."""
         ahead = np.array(self._ahead)[np.searchsorted(self._since, time, "right") - 1]
-        return np.rint(self.passed(time) + ahead).astype(np.int64)
+        return _rounded(self.passed(time) + ahead)
 
 
 class Replay:
@@ -144,13 +145,13 @@ class Replay:
         host, rows = window.host, window.work.rows
         length = rows["end"] - rows["start"]
         if not self._scales.named.any():
-            return np.rint(length * self._scales.work[rows["name"]]).astype(np.int64)
+            return _rounded(length * self._scales.work[rows["name"]])
         call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= window.begin)
         calls = host[call]
         self._factors.add(calls, tag=factor[call])
         launched_by = np.maximum(self._factors.of(rows["correlation"])["tag"], 0)
         scale = self._scales.factors[launched_by] * self._scales.work[rows["name"]]
-        return np.rint(length * scale).astype(np.int64)
+        return _rounded(length * scale)
 
     def _through(
         self, window: Window, waits: Waits, clock: Clock, length: Int64
@@ -267,7 +268,7 @@ class _Gate:
     """
 
     def __init__(self, waits: Waits, window: Window, clock: Clock, now: list[float]) -> None:
-        waits = Waits(*(column[waits.end <= window.end] for column in waits))
+        waits = waits.some(waits.end <= window.end)
         rows = window.work.rows
         self._waits = waits
         self._clock = clock
@@ -310,4 +311,8 @@ def _one_by_one(waits: Waits) -> Waits:
     reach = np.maximum.accumulate(waits.end[order]) if len(order) else order
     alone = np.ones(len(order), bool)
     alone[1:] = waits.start[order][1:] >= reach[:-1]
-    return Waits(*(column[order[alone]] for column in waits))
+    return waits.some(order[alone])
+
+
+def _rounded(times: Factors) -> Int64:
+    return np.rint(times).astype(np.int64)
