@@ -15,6 +15,7 @@ import torch
 from stepscope.profiler.device.copies import CopyLog
 from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
+from stepscope.profiler.messages import Messages
 
 _MAX_DESCRIBED = 16
 _MAX_LOADERS = 64
@@ -39,6 +40,7 @@ class Observed:
         self.distributed: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         """DistributedDataParallel models, for their logger at the end of the run."""
         self.copies = CopyLog()
+        self.messages = Messages()
         self.problems: list[str] = []
 
     def add_loader(self, description: Loader) -> LoaderLog:

@@ -135,6 +135,11 @@ class Recorder:
         """Whether what runs now is kept out of the tables."""
         return self.in_window or self.trial or self.held > 0
 
+    @property
+    def steady(self) -> bool:
+        """Whether what runs now belongs to a step of the steady table; safe from any thread."""
+        return self.thread >= 0 and self.step_index >= self.warmup_steps and not self.aside
+
     def steady_phase(self) -> str | None:
         """Name of the running phase, None outside of steady steps; safe from any thread."""
         if self.thread < 0 or self.in_window or self.step_index < self.warmup_steps:

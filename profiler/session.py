@@ -27,7 +27,16 @@ from stepscope.profiler.collectives import collectives
 from stepscope.profiler.companions import Companions
 from stepscope.profiler.device.recorder import DeviceRecorder
 from stepscope.profiler.file_access import note_file_access
-from stepscope.profiler.format import SCHEMA, Calibration, Device, Overhead, Profile, Run
+from stepscope.profiler.flight import flight_recorder
+from stepscope.profiler.format import (
+    SCHEMA,
+    Calibration,
+    Device,
+    FlightRecorder,
+    Overhead,
+    Profile,
+    Run,
+)
 from stepscope.profiler.loaders import RingFolder
 from stepscope.profiler.metrics import Metrics
 from stepscope.profiler.observed import Observed
@@ -293,6 +302,7 @@ class _Recording:
         self._patches = Patches()
         self._calibration: Calibration | None = None
         self._ddp = collectives([])
+        self._flight: FlightRecorder | None = None
         self._next_copy_ns = began + int(_FIRST_COPY_SECONDS * 1e9)
         self._drain_lock = threading.Lock()
         self._probing: Probing | None = None
@@ -384,6 +394,8 @@ class _Recording:
             self._probing.close()
         with suppress(Exception):
             self._ddp = collectives(list(self.observed.distributed))
+        with suppress(Exception):
+            self._flight = flight_recorder(int(self._started_at.timestamp() * 1e9))
         self.recorder.close()
         self._window.close()
         self._patches.close()
@@ -441,6 +453,8 @@ class _Recording:
             sites=merged(seen, self.recorder.sites.as_list(list(self.recorder.phases))),
             stack_samples=self._stacks.samples,
             collectives=self._ddp,
+            collective_calls=self.observed.messages.as_list(),
+            flight_recorder=self._flight,
             ceilings=self._probing.result if self._probing is not None else None,
             marks=list(self.recorder.marks),
             metrics=self.metrics.result(final=ended != "running"),

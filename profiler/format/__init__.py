@@ -49,6 +49,7 @@ from stepscope.profiler.format.environment import (
     Run,
 )
 from stepscope.profiler.format.loading import Batches, Ceilings, FetchTotals, Loader, Solo, Worker
+from stepscope.profiler.format.messages import CollectiveCalls, FlightRecorder
 from stepscope.profiler.format.path import CriticalPath, PathKernel, PathOperator, Replayed
 from stepscope.profiler.format.timeline import (
     STEP_COLUMNS,
@@ -69,6 +70,7 @@ __all__ = [
     "Calibration",
     "Ceilings",
     "Collective",
+    "CollectiveCalls",
     "Configuration",
     "Copies",
     "Counted",
@@ -78,6 +80,7 @@ __all__ = [
     "DeviceTimes",
     "Environment",
     "FetchTotals",
+    "FlightRecorder",
     "Gpu",
     "HeatMap",
     "Histogram",
@@ -152,6 +155,9 @@ class Profile(Struct, kw_only=True):
     """Where it was made from the records of several ranks: then times are means of the ranks, and
     the rest is of the one that was fastest by itself."""
     collectives: list[Collective] = []
+    collective_calls: list[CollectiveCalls] = []
+    """What the program has called itself in steady steps, by kind and size of message."""
+    flight_recorder: FlightRecorder | None = None
     ceilings: Ceilings | None = None
     sites: list[Site] = []
     """Where the training thread was seen, by phase, the most frequent first."""

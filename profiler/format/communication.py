@@ -20,6 +20,15 @@ class Collective(Struct, kw_only=True, omit_defaults=True):
     """Whether the graph is searched for parameters without a gradient in each step."""
     unused_parameter_bytes: int | None = None
     """Of parameters that had none when it was looked last."""
+    bucket_bytes: list[Count] = []
+    """Sizes of the buckets in use, in the order in which they are sent; 64 at most."""
+    bucket_cap_bytes: Count | None = None
+    rebuilt: bool | None = None
+    """Whether buckets were built anew, in the order in which gradients became ready."""
+    first_bucket_ns: Count | None = None
+    """From the start of backward until the first bucket was full, when it was sampled last."""
+    gradient_as_bucket_view: bool | None = None
+    static_graph: bool | None = None
 
 
 class Straggler(Struct, kw_only=True, omit_defaults=True):

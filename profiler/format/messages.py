@@ -1,0 +1,42 @@
+"""Collectives one kind and size at a time."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from stepscope.profiler.format.columns import Count
+
+
+class CollectiveCalls(Struct, kw_only=True, omit_defaults=True):
+    """Calls of one kind, in groups of one size, with messages that differ by less than twice."""
+
+    kind: str
+    """As `torch.distributed` names it, without the form of its arguments: `all_gather` is also
+    `all_gather_into_tensor`. `..._object` sends pickled objects."""
+    ranks: Count
+    """Of the group."""
+    device: str | None = None
+    """Of the tensors, e.g. `cpu`. On `cuda` calls return when the work is queued, so that their
+    time says nothing of the exchange."""
+    asynchronous: bool = False
+    """Whether the call has returned a handle."""
+    calls: Count
+    bytes: Count | None = None
+    """Of all calls, from the shapes: the whole message as nccl-tests counts it, so of what goes in
+    and what comes out the larger. None of barriers and pickled objects."""
+    time_ns: Count | None = None
+    """In the calls, and in waiting for their handles; waiting for late ranks is part of it."""
+    waits: Count = 0
+    """Handles that were waited for."""
+    quick_ns: Count | None = None
+    """Tenth percentile of the time of one call: hardly any waiting for late ranks is in it."""
+
+
+class FlightRecorder(Struct, kw_only=True, omit_defaults=True):
+    """What PyTorch's own flight recorder still had at the end, DistributedDataParallel included."""
+
+    entries: Count
+    span_ns: Count
+    """From the first to the last of them."""
+    calls: list[CollectiveCalls]
+    """Times are of the device, where the recorder has timed it (TORCH_NCCL_ENABLE_TIMING=1)."""
