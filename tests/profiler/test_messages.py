@@ -222,6 +222,7 @@ TRAIN = """
     import torch
     from torch import distributed, nn
     from torch.nn.parallel import DistributedDataParallel
+    from stepscope.profiler import profile
 
     distributed.init_process_group("gloo")
     rank = distributed.get_rank()
@@ -231,7 +232,7 @@ TRAIN = """
         torch.manual_seed(rank)
         model = DistributedDataParallel(nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8)))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-        received = torch.empty(1024)
+        received = torch.zeros(1024)
         with profile("profile.json", operator_steps=0, enabled=enabled) as prof:
             for x in prof.steps(torch.randn(30, 16, 64)):
                 optimizer.zero_grad()
