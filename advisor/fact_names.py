@@ -228,6 +228,20 @@ FACTS: dict[str, FactName] = {
         "share", "layers called in backward over layers called in forward"
     ),
     "model.sync_batch_norms": FactName("count", "normalising layers that exchange statistics"),
+    "comm.calls_per_step": FactName("count", "messages that the program sends itself, per step"),
+    "comm.call_bytes": FactName("bytes", "mean size of such a message"),
+    "comm.pickled_share": FactName("share", "part of the step in collectives of pickled objects"),
+    "comm.barrier_share": FactName("share", "part of the step in barriers"),
+    "comm.latency_seconds": FactName(
+        "s", "time of a message of no size, by a line through the sizes that were seen"
+    ),
+    "comm.link_bandwidth": FactName("bytes/s", "bus bandwidth, by the slope of that line"),
+    "comm.bucket_cap_bytes": FactName("bytes", "size to which gradients are gathered at most"),
+    "comm.bucket_view": FactName("flag", "gradients live in the buckets and are not copied"),
+    "comm.static_graph": FactName("flag", "DistributedDataParallel was told static_graph=True"),
+    "comm.first_bucket_share": FactName(
+        "share", "part of backward that is over when the first bucket is sent"
+    ),
     "comm.backend": FactName("text", "library that exchanges gradients, e.g. nccl or gloo"),
     "comm.buckets": FactName("count", "messages into which gradients are gathered"),
     "comm.bucket_bytes": FactName("bytes", "mean size of such a message"),

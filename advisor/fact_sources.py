@@ -5,6 +5,8 @@ from __future__ import annotations
 _END = "let the `with profile(...)` block end: the machine is timed after the loop"
 _LOADER = "iterate a torch DataLoader inside the `with profile(...)` block"
 _RANKS = "profile a run of several processes (torchrun) with DistributedDataParallel"
+_COLLECTIVES = "call torch.distributed inside the `with profile(...)` block"
+_SIZES = f"{_COLLECTIVES}, with processor tensors of three sizes or more"
 _WINDOW = "run at least 24 steps, with no other torch.profiler active"
 _DEVICE = "profile on a machine with a CUDA device and its driver's NVML"
 _ALLOCATOR = "profile a run that computes on a CUDA device"
@@ -24,6 +26,11 @@ _BY_NAME = {
     "checkpoint.by_hand_share": _STACKS,
     "checkpoint.every": "profile steps among which a checkpoint is written",
     "checkpoint.seconds": "profile steps among which a checkpoint is written",
+    **dict.fromkeys(
+        ("comm.calls_per_step", "comm.call_bytes", "comm.pickled_share", "comm.barrier_share"),
+        _COLLECTIVES,
+    ),
+    **dict.fromkeys(("comm.latency_seconds", "comm.link_bandwidth"), _SIZES),
     "compute.optimizer": _OPTIMIZER,
     "cpu.foreign_cores": _LONGER,
     "cpu.main_delay_share": _SCHEDULER,

@@ -24,6 +24,7 @@ from stepscope.advisor.fetch import (
 )
 from stepscope.advisor.knowledge import Draft, Value
 from stepscope.advisor.measure import Measurement, quantile
+from stepscope.advisor.message_facts import message_facts
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
 from stepscope.advisor.predicted_facts import predicted_facts
@@ -356,6 +357,7 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     use_facts,
     device_facts,
     rank_facts,
+    message_facts,
 )
 _TRACE_SOURCES = (
     _steps,

@@ -44,6 +44,7 @@ from stepscope.advisor.critical_path import label as owner_label
 from stepscope.advisor.device_tables import device
 from stepscope.advisor.ladder import ladder
 from stepscope.advisor.lanes import worker_timelines
+from stepscope.advisor.message_tables import link_words, message_rows, recorded_rows
 from stepscope.advisor.noise import noise
 from stepscope.advisor.signals import signals
 from stepscope.advisor.template_cache import template_cache
@@ -132,6 +133,9 @@ def render(advice: Advice, profile: Profile) -> str:
         "link_rows": rank_tables.link_rows(profile.ranks),
         "loaders": [tables.loader(loader) for loader in profile.loaders],
         "timelines": worker_timelines(profile.loaders),
+        "messages_called": message_rows(profile),
+        "messages_recorded": recorded_rows(profile),
+        "link_words": link_words(profile),
         "operators": tables.operators(profile.window),
         "device": device(profile),
         "roofline": roofline_chart.picture(profile, advice.step_seconds),

@@ -129,6 +129,9 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
         "compile",
         "clock",
         "link",
+        "joined_messages",
+        "no_pickles",
+        "no_barriers",
         "literature",
     ]
     causes: list[str] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import ceil, exp, isfinite, log
 
+from stepscope.advisor import messages
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.ceilings import serial_fraction
 from stepscope.advisor.contention import Contention
@@ -17,6 +18,7 @@ from stepscope.advisor.device_facts import clock_share, link_share
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.stages import Stages
+from stepscope.advisor.trainer import collectives_cause
 from stepscope.profiler.format import Profile
 
 Change = Callable[[Stages], Stages]
@@ -24,6 +26,8 @@ DEEP_QUEUE = 8
 """Batches per worker: enough to even out what can be evened out, and still bounded memory."""
 _ERROR_FLOOR, _ERROR_GROWTH = 0.10, 0.20
 """Part of a prediction's logarithm by which the model errs, fitted on the tuned corpus."""
+_LEFT_OUT = {"no_pickles": "object", "no_barriers": "barrier"}
+"""What the kinds of collectives have in their names that go away."""
 RARE_SHARE = 0.01
 """What is done rarely enough may cost this part of the present step."""
 
@@ -302,6 +306,42 @@ def _link(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | N
     )
 
 
+def _joined_messages(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """The program's own messages go together, one of each kind."""
+    saving = messages.joined(profile)
+    if saving is None:
+        return None
+    return Outcome(
+        _less(profile, saving.likely),
+        "one message of each kind carries all bytes, and all other meetings of the ranks go",
+        best=_less(profile, saving.high),
+        worst=_less(profile, saving.low),
+    )
+
+
+def _without_calls(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    seconds = messages.seconds_in(profile, _LEFT_OUT[predictor.name])
+    if not seconds:
+        return None
+    return Outcome(
+        _less(profile, 0.5 * seconds),
+        "half of the time in these calls goes away; the bounds are none of it and all of it",
+        best=_less(profile, seconds),
+        bound=True,
+    )
+
+
+def _less(profile: Profile, seconds: float) -> Change:
+    """So much time per step less in the program's own collectives."""
+    cause = collectives_cause(profile)
+
+    def change(stages: Stages) -> Stages:
+        present = stages.main.get(cause, 0.0)
+        return stages.scaled(cause, max(0.0, 1 - seconds / present)) if present > 0 else stages
+
+    return change
+
+
 def _literature(predictor: Predictor, profile: Profile, stages: Stages) -> None:
     return None
 
@@ -320,5 +360,8 @@ PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = 
     "compile": _compile,
     "clock": _clock,
     "link": _link,
+    "joined_messages": _joined_messages,
+    "no_pickles": _without_calls,
+    "no_barriers": _without_calls,
     "literature": _literature,
 }

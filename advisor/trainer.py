@@ -47,6 +47,10 @@ _LARGE_WRITE = 32 << 10
 """Bytes: several times what files and streams of Python gather before they write."""
 _A_MESSAGE_EACH = 0.5
 """Collectives per tensor of the model: an exchange that gathers gradients has far fewer."""
+_MANY_MESSAGES = 8
+"""Per step; as the rule `small_messages` has it."""
+_SMALL_MESSAGE = 1 << 20
+"""Bytes on average: below, a meeting of the ranks takes longer than the transfer."""
 _LARGE_READ = 64 << 10
 """Bytes: below, opening a file costs more than reading it from the page cache."""
 _NEARLY_ALL = 0.75
@@ -257,11 +261,16 @@ def _asleep(steps: Steps) -> float:
 
 
 def collectives_cause(profile: Profile) -> str:
-    """What the program's own collectives are: an exchange, or a message for nearly every tensor."""
+    """What the program's own collectives are: an exchange, or many small messages."""
     steady = profile.steady
     tensors = sum(optimizer.tensors for optimizer in profile.configuration.optimizers)
     calls = sum(steady.calls.get("collectives", [])) / max(1, steady.total)
     many = tensors > 1 and calls >= _A_MESSAGE_EACH * tensors
+    sized = [row for row in profile.collective_calls if row.bytes]
+    if sized:
+        count = sum(row.calls for row in sized)
+        small = sum(row.bytes or 0 for row in sized) <= _SMALL_MESSAGE * count
+        many = small and (many or calls >= _MANY_MESSAGES)
     return "communication.messages" if many else "communication.collective"
 
 

@@ -109,6 +109,7 @@ class Messages:
                 bytes=row.bytes if magnitude >= 0 else None,
                 time_ns=row.time_ns,
                 waits=row.waits,
+                median_ns=_quantile(dict(row.each.counts), 0.5),
                 quick_ns=_quantile(dict(row.each.counts), _QUICK),
             )
             for (kind, ranks, device, asynchronous, magnitude), row in list(self._rows.items())

@@ -28,6 +28,8 @@ class CollectiveCalls(Struct, kw_only=True, omit_defaults=True):
     """In the calls, and in waiting for their handles; waiting for late ranks is part of it."""
     waits: Count = 0
     """Handles that were waited for."""
+    median_ns: Count | None = None
+    """Of the time of one call."""
     quick_ns: Count | None = None
     """Tenth percentile of the time of one call: hardly any waiting for late ranks is in it."""
 
