@@ -51,6 +51,12 @@ _PREDICTORS = {
         "A bound: at most what the pipeline model gains without dispatching and memory traffic, "
         "half of it as the likely case; large operators may get slower, so it may lose."
     ),
+    "joined_messages": (
+        "The pipeline model with one message of each kind in place of the program's many: the "
+        "bytes stay, all but one meeting of the ranks go."
+    ),
+    "no_pickles": "A bound: without collectives of objects; half of them as the likely case.",
+    "no_barriers": "A bound: without barriers; half of them as the likely case.",
     "literature": "None: the gain cannot be told from a profile, only what others report.",
 }
 
