@@ -153,16 +153,11 @@ def _size(values: Iterable[Any]) -> tuple[int, str | None]:
     """Bytes of the largest argument, and where it is; -1 where none is a tensor."""
     largest, device = -1, None
     for value in values:
-        if isinstance(value, Tensor):
-            size, first = value.nbytes, value
-        elif isinstance(value, (list, tuple)) and value:
-            tensors = [getattr(each, "tensor", each) for each in value]  # each may be a P2POp
-            first = tensors[0]
-            if not isinstance(first, Tensor):
-                continue
-            size = sum(each.nbytes for each in tensors)
-        else:
+        several = value if isinstance(value, (list, tuple)) else [value]
+        tensors: list[Any] = [getattr(each, "tensor", each) for each in several]  # of a P2POp
+        if not tensors or not isinstance(tensors[0], Tensor):
             continue
+        size, first = sum(each.nbytes for each in tensors), tensors[0]
         if size > largest:
             # Asking for the device makes an object of it.
             largest, device = size, "cpu" if first.is_cpu else first.device.type
@@ -175,5 +170,6 @@ def _quantile(counts: dict[int, int], q: float) -> int | None:
     for index in sorted(counts):
         left -= counts[index]
         if left <= 0:
-            return round(GROWTH ** (index + 0.5))
+            middle: float = GROWTH ** (index + 0.5)
+            return round(middle)
     return None

@@ -125,10 +125,10 @@ def test_a_tenth_of_the_calls_is_quick() -> None:
 def test_what_cannot_be_sized_stops_nothing(tmp_path: Path) -> None:
     class Odd(torch.Tensor):
         @property
-        def nbytes(self) -> int:
+        def nbytes(self) -> int:  # type: ignore[override]
             raise RuntimeError("no size")
 
-    value = torch.ones(3).as_subclass(Odd)  # type: ignore[no-untyped-call]
+    value = torch.ones(3).as_subclass(Odd)
     result = record(
         tmp_path / "p.json",
         lambda prof: run_steps(prof, lambda: distributed.all_reduce(value)),
