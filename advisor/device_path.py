@@ -64,7 +64,7 @@ _GROUPS = (
 def on_device_path(profile: Profile) -> Profile:
     """`profile` with its steady steps on the device's critical path, where that was followed."""
     times = device_times(profile)
-    if times is None:
+    if times is None or profile.ranks is not None:  # those of many ranks are divided already
         return profile
     table, window = times.steps, profile.window
     mean = {name: sum(column) / table.total for name, column in table.phases.items()}

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from stepscope.advisor.attribution import waiting
 from stepscope.advisor.blocks import blocks_of, summed
+from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.measure import measured_steps
 from stepscope.advisor.ranks.heat import heat_of
 from stepscope.advisor.ranks.sketches import Counts, counted
@@ -36,12 +37,12 @@ def summarise(path: Path, number: int = 0) -> Summary:
     Raises:
         ProfileError: it cannot be read, or holds no steps.
     """
-    profile = load(path)
+    profile = on_device_path(load(path))
     steps = measured_steps(profile)
     if not sum(steps.wall_ns):
         raise ProfileError(f"{path}: no training step was recorded")
     exchange = exchange_of(profile, steps)
-    if exchange is not None:
+    if exchange is not None and "collective" not in steps.phases:
         steps = _apart(steps, exchange)
     return summary_of(profile, steps, exchange, capacity=BINS)
 
@@ -50,11 +51,13 @@ def exchange_of(profile: Profile, steps: Steps) -> list[int] | None:
     """Nanoseconds of each row in collectives, waiting for others included; None if not timed.
 
     The exchange of gradients is part of the backward phase, so that it is what that took beyond
-    the arithmetic that DistributedDataParallel's own logger has timed. On a device the phase is
-    the host's, and the logger's average of the exchange is taken.
+    the arithmetic that DistributedDataParallel's own logger has timed. On a device whose time line
+    was followed it is told; where it was not, the logger's average is taken.
     """
     called = steps.phases.get("communication", [0] * len(steps.first))
     backward = steps.phases.get("backward", [0] * len(steps.first))
+    if "collective" in steps.phases:
+        return [a + b for a, b in zip(called, steps.phases["collective"], strict=True)]
     if not profile.collectives:
         return list(called) if any(called) else None
     on_device = any(d.startswith("cuda") for m in profile.configuration.models for d in m.devices)

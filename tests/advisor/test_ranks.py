@@ -269,3 +269,17 @@ def test_on_a_dask_cluster(tmp_path: Path) -> None:
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as cluster:
         check(load_input(folder, f"dask={cluster.scheduler_address}"))
+
+
+def test_on_devices_the_time_line_tells_the_exchange(tmp_path: Path) -> None:
+    for rank in range(4):
+        waits = 2 if rank == 1 else 12
+        phases = {"arithmetic": 24.0 - waits, "collective": float(waits)}
+        profile = a_run(phases)
+        profile.run.rank, profile.run.world_size = rank, 4
+        save(profile, tmp_path / f"profile.rank{rank}.json")
+
+    profile = load_input(tmp_path)
+
+    assert ranks_of(profile).stragglers[0].rank == 1
+    assert sum(profile.steady.phases["collective"]) == pytest.approx(100 * 2 * MS, rel=0.01)
