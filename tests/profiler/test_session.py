@@ -289,7 +289,7 @@ def test_a_recording_that_cannot_start_leaves_nothing_behind(
     def fail(*_: Any) -> Any:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("stepscope.profiler.session.Sampler.start", fail)
+    monkeypatch.setattr("stepscope.profiler.recording.Sampler.start", fail)
     folders = set(shared_folders())
     save = torch.save
     with profile(tmp_path / "profile.json") as prof:
