@@ -110,7 +110,6 @@ def _copies(trace: Trace, steps: int) -> list[CopyRow]:
 
 
 def _ranges(trace: Trace, steps: int) -> list[RangeRow]:
-    named = [found for found in trace.annotations if not found.name.startswith("ProfilerStep#")]
     return [
         RangeRow(
             found.name,
@@ -118,5 +117,5 @@ def _ranges(trace: Trace, steps: int) -> list[RangeRow]:
             wording.duration(found.time_ns / steps / 1e9),
             wording.duration((found.device_ns or 0) / steps / 1e9),
         )
-        for found in named[:_MOST_RANGES]
+        for found in trace.annotations[:_MOST_RANGES]
     ]

@@ -198,12 +198,14 @@ class Analysis:
             selves[low:high] = forest.self_time
         self._count_host(step, host, stack, phases, selves, begin)
         self.work.add(host, parents, phases, selves, host["start"] >= begin)
+        named = (host["kind"] == Kind.ANNOTATION) & (self.names.role[host["name"]] != Role.STEP)
+        scope = self.scopes.around(host, named, self._main_thread(host))
         call = (host["kind"] == Kind.RUNTIME) & (host["start"] >= begin)
         around = np.where(parents >= 0, host["name"][parents], host["name"])
         self._launches.add(
             host[call],
             tag=around[call].astype(np.int64) * _WIDTH + phases[call],
-            scope=self.scopes.around(host, self._main_thread(host))[call],
+            scope=scope[call],
             frame=stack.at(host["start"][call]),
         )
         return threads, phases

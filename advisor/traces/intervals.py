@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 class Intervals(NamedTuple):
@@ -28,7 +29,7 @@ class Intervals(NamedTuple):
         ends = np.concatenate([times[:1], self.end])[place]
         return np.asarray(lengths[place] - np.maximum(0, ends - times) * (place > 0))
 
-    def around(self, times: Int64) -> npt.NDArray[np.bool_]:
+    def around(self, times: Int64) -> Mask:
         """Whether each of some times lies in one of them."""
         place = np.searchsorted(self.start, times, "right") - 1
         ends = np.concatenate([self.end, times[:1]])[place]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -45,6 +45,7 @@ from stepscope.profiler.format import (
 from stepscope.profiler.version import version
 
 if TYPE_CHECKING:
+    from stepscope.advisor.traces.intervals import Mask
     from stepscope.advisor.traces.sums import Tally
 
 _MOST = 100
@@ -344,25 +345,25 @@ def _copies(trace: Analysed) -> list[Copies]:
 
 def _runtime(trace: Analysed) -> list[RuntimeCalls]:
     tally, names = trace.sums.calls, trace.sums.names.text
+    calls = np.array(trace.columns.name_kinds) == Kind.RUNTIME
     return [
         RuntimeCalls(name=names[i], calls=int(tally.calls[i]), time_ns=int(tally.sums["time"][i]))
-        for i in _largest(tally)
-        if trace.columns.name_kinds[i] == Kind.RUNTIME
+        for i in _largest(tally, calls)
     ]
 
 
 def _annotations(trace: Analysed) -> list[Annotation]:
-    tally, names = trace.sums.calls, trace.sums.names.text
+    tally, names = trace.sums.calls, trace.sums.names
+    ranges = np.array(trace.columns.name_kinds) == Kind.ANNOTATION
     on_device = trace.sums.scopes.device_ns()
     return [
         Annotation(
-            name=names[i],
+            name=names.text[i],
             calls=int(tally.calls[i]),
             time_ns=int(tally.sums["time"][i]),
             device_ns=on_device[i] if trace.devices else None,
         )
-        for i in _largest(tally)
-        if trace.columns.name_kinds[i] == Kind.ANNOTATION
+        for i in _largest(tally, ranges & (names.role != Role.STEP))
     ]
 
 
@@ -373,8 +374,8 @@ def _sm_efficiency(trace: Analysed) -> float | None:
     return occupancy.occupied_ns / max(1, trace.times[-1] - trace.times[0])
 
 
-def _largest(tally: Tally) -> list[int]:
-    used = np.flatnonzero(tally.calls)
+def _largest(tally: Tally, among: Mask | Literal[True] = True) -> list[int]:
+    used = np.flatnonzero((tally.calls > 0) & among)
     order = used[np.argsort(-tally.sums["time"][used], kind="stable")]
     return [int(i) for i in order[:_MOST]]
 

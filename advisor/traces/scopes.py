@@ -7,8 +7,7 @@ from collections import Counter
 import numpy as np
 
 from stepscope.advisor.traces.columns import Records, Table
-from stepscope.advisor.traces.intervals import Int64
-from stepscope.advisor.traces.kinds import Kind
+from stepscope.advisor.traces.intervals import Int64, Mask
 from stepscope.advisor.traces.nesting import NOTHING, Course, innermost, nested
 
 
@@ -20,15 +19,16 @@ class Scopes:
         """Pairs of the range around (-1: none), which has a lower number, and a name."""
         self._device: Counter[int] = Counter()
 
-    def around(self, host: Records, main: int) -> Int64:
+    def around(self, host: Records, named: Mask, main: int) -> Int64:
         """The innermost range around the begin of each event; -1 for none.
 
         Args:
             host: all events, by thread and start; at equal starts the longer one first.
+            named: which of them are ranges.
             main: track of the training thread. It waits for those of autograd's engine, so what
                 they do belongs to its ranges too.
         """
-        named, track, start = host["kind"] == Kind.ANNOTATION, host["track"], host["start"]
+        track, start = host["track"], host["start"]
         course = self._course(host[named & (track == main)])
         found = course.at(start)
         for other in np.unique(track[named & (track != main)]).tolist():

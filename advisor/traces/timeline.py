@@ -7,15 +7,13 @@ idle, what the host was doing meanwhile. Without a device: what the host does.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from stepscope.advisor.traces.columns import Records
-from stepscope.advisor.traces.intervals import EMPTY, Int64, Intervals, merged
+from stepscope.advisor.traces.intervals import EMPTY, Int64, Intervals, Mask, merged
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.names import Names
 from stepscope.advisor.traces.roles import Role
 
-Mask = npt.NDArray[np.bool_]
 BETWEEN_OPERATORS_NS = 100_000
 """Between two operators that follow each other at once lies less: that is Python driving them."""
 BETWEEN_KERNELS_NS = 20_000

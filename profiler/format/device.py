@@ -139,7 +139,7 @@ class RuntimeCalls(Struct, kw_only=True):
 
 
 class Annotation(Struct, kw_only=True, omit_defaults=True):
-    """Ranges of one name (`record_function`), summed over all steps."""
+    """Ranges of one name (`record_function`), summed over all steps; not the steps themselves."""
 
     name: str
     calls: Count

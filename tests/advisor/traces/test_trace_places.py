@@ -169,6 +169,7 @@ def test_ranges_tell_what_they_launched_once_each(tmp_path: Path) -> None:
     assert profile.trace is not None
     assert profile.trace.busy_ns == 3 * 35_000
     found = {a.name: a for a in profile.trace.annotations}
+    assert set(found) == {"outer", "inner"}  # steps are no ranges of the user's
     assert found["outer"] == Annotation(name="outer", calls=3, time_ns=180_000, device_ns=75_000)
     assert found["inner"] == Annotation(name="inner", calls=6, time_ns=120_000, device_ns=60_000)
     page = render(advise(profile, load_knowledge([])), profile)
