@@ -30,7 +30,7 @@ def message_rows(profile: Profile) -> list[MessageRow]:
 
 
 def recorded_rows(profile: Profile) -> list[MessageRow]:
-    """What PyTorch's flight recorder had kept, per step left out: it knows of none."""
+    """What PyTorch's flight recorder had kept; it knows no steps, so these are sums."""
     recorder = profile.flight_recorder
     return [_row(row, 1) for row in recorder.calls[:_MOST]] if recorder else []
 

@@ -75,23 +75,16 @@ def fitted(profile: Profile) -> Line | None:
 
 
 def _line(rows: list[CollectiveCalls], factor: float) -> Line | None:
-    points = [
-        (
-            factor * (row.bytes or 0) / row.calls,
-            (row.quick_ns or 0) / 1e9,
-            1e9 / (row.quick_ns or 1),
-        )
-        for row in rows
-    ]
-    sizes = [x for x, _, _ in points]
-    if len(points) < _MIN_SIZES or max(sizes) < _MIN_SPAN * min(sizes):
+    sizes = [factor * (row.bytes or 0) / row.calls for row in rows]
+    times = [(row.quick_ns or 1) / 1e9 for row in rows]
+    if len(sizes) < _MIN_SIZES or max(sizes) < _MIN_SPAN * min(sizes):
         return None
-    # Weights are 1 / time squared; the normal equations of the weighted line.
-    total = sum(w * w for _, _, w in points)
-    x_mean = sum(w * w * x for x, _, w in points) / total
-    y_mean = sum(w * w * y for _, y, w in points) / total
-    spread = sum(w * w * (x - x_mean) ** 2 for x, _, w in points)
-    slope = sum(w * w * (x - x_mean) * (y - y_mean) for x, y, w in points) / spread
+    points = [(x, y, y**-2) for x, y in zip(sizes, times, strict=True)]  # weights: relative error
+    total = sum(w for _, _, w in points)
+    x_mean = sum(w * x for x, _, w in points) / total
+    y_mean = sum(w * y for _, y, w in points) / total
+    spread = sum(w * (x - x_mean) ** 2 for x, _, w in points)
+    slope = sum(w * (x - x_mean) * (y - y_mean) for x, y, w in points) / spread
     if slope <= 0:
         return None
     return Line(max(0.0, y_mean - slope * x_mean), 1 / slope)
@@ -108,9 +101,10 @@ class Saving(NamedTuple):
 def joined(profile: Profile) -> Saving | None:
     """What it saves to send in one message what now goes in many; None without such calls.
 
-    One message of each kind stays. The bytes take as long as before; of the meetings, each of which
-    takes what a call of this size usually takes, all but one go. The bounds are the quick calls and
-    the mean, in which waiting for late ranks is that one meeting has as well.
+    One message of each size stays, and the bytes take as long as before. Every other meeting of the
+    ranks saves what is left of a call without its bytes: of the median one, at least of a quick one
+    and at most of the mean one. In the mean there is waiting for late ranks, and where a rank is
+    always late the message that stays waits for it as well.
     """
     steps = max(1, profile.steady.total)
     line = fitted(profile)

@@ -307,19 +307,20 @@ def _link(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | N
 
 
 def _joined_messages(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
-    """The program's own messages go together, one of each kind."""
+    """The program's own messages go together, one of each size."""
     saving = messages.joined(profile)
     if saving is None:
         return None
     return Outcome(
         _less(profile, saving.likely),
-        "one message of each kind carries all bytes, and all other meetings of the ranks go",
+        "one message of each size carries all bytes, and all other meetings of the ranks go",
         best=_less(profile, saving.high),
         worst=_less(profile, saving.low),
     )
 
 
 def _without_calls(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """Some of the program's own collectives are not needed, or not as they are."""
     seconds = messages.seconds_in(profile, _LEFT_OUT[predictor.name])
     if not seconds:
         return None

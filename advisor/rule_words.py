@@ -52,7 +52,7 @@ _PREDICTORS = {
         "half of it as the likely case; large operators may get slower, so it may lose."
     ),
     "joined_messages": (
-        "The pipeline model with one message of each kind in place of the program's many: the "
+        "The pipeline model with one message of each size in place of the program's many: the "
         "bytes stay, all but one meeting of the ranks go."
     ),
     "no_pickles": "A bound: without collectives of objects; half of them as the likely case.",
