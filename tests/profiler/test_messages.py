@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from loops import record, run_steps
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stepscope.profiler import messages
 from stepscope.profiler.flight import flight_recorder
 from stepscope.profiler.format import CollectiveCalls, Profile
 from stepscope.profiler.messages import Messages
@@ -96,42 +97,42 @@ def test_waiting_for_handles_belongs_to_what_was_begun(tmp_path: Path) -> None:
 
 
 def test_the_table_is_bounded_and_sizes_share_rows() -> None:
-    messages = Messages()
-    messages._world = 2
-    note = messages.noting("all_reduce")
+    table = Messages()
+    table._world = 2
+    note = table.noting("all_reduce")
     for size in range(1, 5000):
         note((torch.empty(size, dtype=torch.uint8),), {}, None, size)
-    rows = messages.as_list()
+    rows = table.as_list()
     assert len(rows) == 13
     assert sum(row.calls for row in rows) == 4999
     largest = max(row.bytes or 0 for row in rows)
     assert largest == sum(range(2048, 4096))
 
     for kind in range(300):
-        messages.noting(f"kind {kind}")((torch.ones(1),), {}, None, 1)
-    assert len(messages.as_list()) == 200
+        table.noting(f"kind {kind}")((torch.ones(1),), {}, None, 1)
+    assert len(table.as_list()) == 200
 
 
 def test_a_tenth_of_the_calls_is_quick() -> None:
-    messages = Messages()
-    messages._world = 2
+    table = Messages()
+    table._world = 2
     for spent in [1_000_000] * 20 + [50_000_000] * 80:  # late ranks
-        messages.noting("all_reduce")((torch.ones(1),), {}, None, spent)
-    [row] = messages.as_list()
+        table.noting("all_reduce")((torch.ones(1),), {}, None, spent)
+    [row] = table.as_list()
     assert row.quick_ns == pytest.approx(1_000_000, rel=0.02)
 
 
 @pytest.mark.usefixtures("_alone")
-def test_what_cannot_be_sized_stops_nothing(tmp_path: Path) -> None:
-    class Odd(torch.Tensor):
-        @property
-        def nbytes(self) -> int:  # type: ignore[override]
-            raise RuntimeError("no size")
+def test_what_cannot_be_sized_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_size(values: Iterable[Any]) -> tuple[int, str | None]:
+        raise RuntimeError("no size")
 
-    value = torch.ones(3).as_subclass(Odd)
+    monkeypatch.setattr(messages, "_size", no_size)
     result = record(
         tmp_path / "p.json",
-        lambda prof: run_steps(prof, lambda: distributed.all_reduce(value)),
+        lambda prof: run_steps(prof, lambda: distributed.all_reduce(floats(1))),
     )
     assert result.collective_calls == []
     assert "some collectives are not counted" in "".join(result.problems)
