@@ -28,9 +28,10 @@ def bus_factor(kind: str, ranks: int) -> float:
     From nccl-tests, doc/PERFORMANCE.md (https://github.com/NVIDIA/nccl-tests): it makes bandwidths
     of different collectives and groups comparable with that of a link.
     """
-    if kind == "all_reduce":
+    name = kind.lower().replace("_", "")
+    if "allreduce" in name:
         return 2 * (ranks - 1) / ranks
-    if kind in ("all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"):
+    if any(part in name for part in ("gather", "scatter", "alltoall")):
         return (ranks - 1) / ranks
     return 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from statistics import median
 
+from stepscope.advisor.messages import bus_factor
 from stepscope.advisor.ranks.summary import Meeting, Summary
 from stepscope.profiler.format import Link
 
@@ -38,20 +39,6 @@ def links_of(summary: Summary) -> list[Link]:
                 link.usual_bytes_per_s = usual
     links.sort(key=lambda link: (link.bus_bytes_per_s, link.collective, link.ranks))
     return links[:_MOST]
-
-
-def bus_factor(collective: str, ranks: int) -> float:
-    """Bus over algorithm bandwidth.
-
-    What each link has to carry over the size of the message, so that collectives and groups can be
-    compared; from nccl-tests, doc/PERFORMANCE.md (https://github.com/NVIDIA/nccl-tests).
-    """
-    name = collective.lower().replace("_", "")
-    if "allreduce" in name:
-        return 2 * (ranks - 1) / ranks
-    if any(kind in name for kind in ("reducescatter", "allgather", "alltoall")):
-        return (ranks - 1) / ranks
-    return 1.0
 
 
 def _link(summary: Summary, key: str, meetings: list[Meeting]) -> Link:

@@ -17,6 +17,7 @@ from loops import record, run_steps
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stepscope.advisor.inputs import load_input
 from stepscope.profiler import messages
 from stepscope.profiler.flight import flight_recorder
 from stepscope.profiler.format import CollectiveCalls, Profile
@@ -287,6 +288,10 @@ def test_each_rank_of_torchrun_tells_its_collectives(tmp_path: Path) -> None:
         result = load(tmp_path / f"profile.rank{rank}.json")
         assert (result.run.rank, result.run.world_size) == (rank, 2)
         assert_told(result, rank)
+    job = load_input(tmp_path)
+    assert job.ranks is not None
+    assert (job.ranks.count, job.ranks.missing) == (2, 0)
+    assert {row.calls for row in job.collective_calls} == {20}
 
 
 def assert_told(result: Profile, rank: int) -> None:

@@ -14,8 +14,8 @@ from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.advise import advise
 from stepscope.advisor.inputs import load_input
+from stepscope.advisor.messages import bus_factor
 from stepscope.advisor.ranks import engines
-from stepscope.advisor.ranks.links import bus_factor
 from stepscope.advisor.ranks.summary import merge
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.advisor.traces.ranks import summarise
