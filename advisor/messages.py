@@ -103,7 +103,7 @@ def joined(profile: Profile) -> Saving | None:
     """What it saves to send in one message what now goes in many; None without such calls.
 
     One message of each size stays, and the bytes take as long as before. Every other meeting of the
-    ranks saves what is left of a call without its bytes: of the median one, at least of a quick one
+    ranks saves what is left of a call without its bytes: of the usual one, at least of a quick one
     and at most of the mean one. In the mean there is waiting for late ranks, and where a rank is
     always late the message that stays waits for it as well.
     """
@@ -120,7 +120,7 @@ def joined(profile: Profile) -> Saving | None:
         if line is not None:
             wire = bus_factor(row.kind, row.ranks) * (row.bytes or 0) / row.calls / line.bytes_per_s
         mean = row.time_ns / row.calls
-        times = (row.median_ns or mean, row.quick_ns or 0, mean)
+        times = (row.usual_ns or row.median_ns or mean, row.quick_ns or 0, mean)
         for i, nanoseconds in enumerate(times):
             sums[i] += (each - 1) * max(0.0, nanoseconds / 1e9 - wire)
     likely, low, high = sums

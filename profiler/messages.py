@@ -97,8 +97,12 @@ class Messages:
             row.time_ns += spent
             row.each.add(before + spent)
 
-    def as_list(self) -> list[CollectiveCalls]:
-        """The rows, the costliest first; safe from any thread."""
+    def as_list(self, steps: int = 0) -> list[CollectiveCalls]:
+        """The rows, the costliest first; safe from any thread.
+
+        Args:
+            steps: in which the calls were made.
+        """
         rows = [
             CollectiveCalls(
                 kind=kind,
@@ -110,6 +114,7 @@ class Messages:
                 time_ns=row.time_ns,
                 waits=row.waits,
                 median_ns=_quantile(dict(row.each.counts), 0.5),
+                usual_ns=_usual(dict(row.each.counts), steps),
                 quick_ns=_quantile(dict(row.each.counts), _QUICK),
             )
             for (kind, ranks, device, asynchronous, magnitude), row in list(self._rows.items())
@@ -173,3 +178,14 @@ def _quantile(counts: dict[int, int], q: float) -> int | None:
             middle: float = GROWTH ** (index + 0.5)
             return round(middle)
     return None
+
+
+def _usual(counts: dict[int, int], longest: int) -> int | None:
+    """The mean without so many of the longest; None if nothing is left."""
+    total, kept = 0.0, 0
+    for index in sorted(counts, reverse=True):
+        left_out = min(longest, counts[index])
+        longest -= left_out
+        kept += counts[index] - left_out
+        total += (counts[index] - left_out) * GROWTH ** (index + 0.5)
+    return round(total / kept) if kept else None

@@ -232,7 +232,7 @@ class Recording:
             sites=merged(seen, self.recorder.sites.as_list(list(self.recorder.phases))),
             stack_samples=self._stacks.samples,
             collectives=self._ddp,
-            collective_calls=self.observed.messages.as_list(),
+            collective_calls=self.observed.messages.as_list(self.recorder.steady_steps),
             flight_recorder=self._flight,
             ceilings=self._probing.result if self._probing is not None else None,
             marks=list(self.recorder.marks),

@@ -30,6 +30,9 @@ class CollectiveCalls(Struct, kw_only=True, omit_defaults=True):
     """Handles that were waited for."""
     median_ns: Count | None = None
     """Of the time of one call."""
+    usual_ns: Count | None = None
+    """Mean time of a call without the longest ones, one a step, in which late ranks are waited for;
+    None of at most one call a step."""
     quick_ns: Count | None = None
     """Tenth percentile of the time of one call: hardly any waiting for late ranks is in it."""
 

@@ -119,8 +119,12 @@ def test_a_tenth_of_the_calls_is_quick() -> None:
     table._world = 2
     for spent in [1_000_000] * 20 + [50_000_000] * 80:  # late ranks
         table.noting("all_reduce")((torch.ones(1),), {}, None, spent)
-    [row] = table.as_list()
+    [row] = table.as_list(40)
     assert row.quick_ns == pytest.approx(1_000_000, rel=0.02)
+    assert row.median_ns == pytest.approx(50_000_000, rel=0.02)
+    usual = (20 * 1_000_000 + 40 * 50_000_000) / 60  # without the longest, one a step
+    assert row.usual_ns == pytest.approx(usual, rel=0.02)
+    assert table.as_list(100)[0].usual_ns is None
 
 
 @pytest.mark.usefixtures("_alone")
