@@ -15,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from stepscope.advisor.traces.columns import AWAITED, Records
-from stepscope.advisor.traces.intervals import Int64
+from stepscope.advisor.traces.intervals import Int64, Mask
 from stepscope.advisor.traces.kernels import copy_of
 from stepscope.advisor.traces.kinds import Kind
 from stepscope.advisor.traces.names import Names
 from stepscope.advisor.traces.roles import Role
-from stepscope.advisor.traces.timeline import Mask
 
 NEVER = -(1 << 62)
 _LATENCY_NS = 5_000
