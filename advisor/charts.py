@@ -185,7 +185,7 @@ def _epochs(profile: Profile) -> list[tuple[int, int]]:
     if len(training) != 1 or profile.run.steps_by not in {"steps", "batch"}:
         return []
     length, epochs = training[0].length or 0, training[0].epochs
-    window = profile.window.end - profile.window.first_step if profile.window else 0
+    window = profile.window.recorded_steps if profile.window else 0
     total = profile.warmup.total + profile.steady.total + window
     # Epochs that were left early do not begin at multiples of the loader's length.
     if not (epochs - 1) * length < total <= epochs * length or epochs > _EVENTS:

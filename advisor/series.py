@@ -169,8 +169,8 @@ def _bands(profile: Profile) -> list[tuple[float, float, str]]:
         end = profile.warmup.first[-1] + profile.warmup.count[-1]
         bands.append((profile.warmup.first[0], end, "warm-up"))
     if window := profile.window:
-        end = window.end
-        bands.append((window.first_step, end, "operator window, not in the timeline"))
+        what = "operator window, not in the timeline"
+        bands += [(first, end, what) for first, end in window.recorded]
     return bands
 
 

@@ -20,9 +20,14 @@ from stepscope.profiler.operators import PhaseClock, operator_table
 from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.tracing import CLOCK, Tracing
 
+_GAP = 1
+"""Steps between the two recordings. A step may end inside of an operator or annotation (of the
+optimizer, of the loader), which then ends in the next one: if another recording ran by then, PyTorch
+would write the time into memory of the first, which is freed, and the process would crash."""
+
 
 class OperatorWindow:
-    """Records steps `first` to `first + steps - 1` once, and the shapes in the step after them.
+    """Records steps `first` to `first + steps - 1` once, and the shapes in one soon after them.
 
     Args:
         recorder: whose steps are counted.
@@ -51,7 +56,6 @@ class OperatorWindow:
         if self._tracing is not None:
             if index == self._first + self._steps:
                 self._guard(self._read_times, "the operator window")
-                self._guard(self._start_counting, "the shapes of operators' arguments")
             elif index > self._first + self._steps:
                 self._guard(self._read_shapes, "the shapes of operators' arguments")
             else:
@@ -59,6 +63,8 @@ class OperatorWindow:
         elif self._first < 0 and index == self._recorder.warmup_steps + self._after:
             self._first = index
             self._guard(self._start, "the operator window")
+        elif self._first >= 0 and index == self._first + self._steps + _GAP:
+            self._guard(self._start_counting, "the shapes of operators' arguments")
         else:
             return False
         return True
@@ -110,7 +116,8 @@ class OperatorWindow:
         assert tracing is not None
         assert self.result is not None
         tracing.stop()
-        self.result.counted = count(tracing, list(self._recorder.phases), self._first + self._steps)
+        step = self._recorder.step_index - 1
+        self.result.counted = count(tracing, list(self._recorder.phases), step)
 
     def _begin_anew(self) -> None:
         """Forget the window: its steps turned out to be none."""

@@ -61,8 +61,8 @@ class OperatorWork(Struct, kw_only=True, omit_defaults=True):
 class Counted(Struct, kw_only=True):
     """Steps in which the shapes of operators' arguments were recorded, and so their work is known.
 
-    In a run it is one step of its own, after the window: recording shapes takes time, which the
-    window's times are kept free of, and it too is in no other table.
+    In a run it is one step of its own, soon after the window: recording shapes takes time, which
+    the window's times are kept free of, and it too is in no other table.
     """
 
     first_step: int
@@ -83,11 +83,17 @@ class Window(Struct, kw_only=True):
     counted: Counted | None = None
 
     @property
-    def end(self) -> int:
-        """Index of the first step after those that were recorded."""
-        end = self.first_step + self.steps
-        counted = self.counted
-        return end if counted is None else max(end, counted.first_step + counted.steps)
+    def recorded(self) -> list[tuple[int, int]]:
+        """First step, and first one after, of what was recorded and is in no other table."""
+        window, counted = (self.first_step, self.first_step + self.steps), self.counted
+        if counted is None or counted.first_step < window[1]:
+            return [window]
+        return [window, (counted.first_step, counted.first_step + counted.steps)]
+
+    @property
+    def recorded_steps(self) -> int:
+        """How many steps that is."""
+        return sum(end - first for first, end in self.recorded)
 
 
 class KernelCategory(Struct, kw_only=True, omit_defaults=True):

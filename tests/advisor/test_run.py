@@ -63,7 +63,7 @@ def advise_run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[
 
 
 def steps(profile: Profile) -> int:
-    window = profile.window.end - profile.window.first_step if profile.window else 0
+    window = profile.window.recorded_steps if profile.window else 0
     return profile.warmup.total + profile.steady.total + window
 
 
