@@ -22,8 +22,8 @@ from stepscope.profiler.tracing import CLOCK, Tracing
 
 _GAP = 1
 """Steps between the two recordings. A step may end inside of an operator or annotation (of the
-optimizer, of the loader), which then ends in the next one: if another recording ran by then, PyTorch
-would write the time into memory of the first, which is freed, and the process would crash."""
+optimizer, of the loader), which then ends in the next one: if another recording ran by then,
+PyTorch would write into memory of the first, which is freed, and the process would crash."""
 
 
 class OperatorWindow:
