@@ -68,6 +68,13 @@ class PhaseClock:
         return bisect_right(self._times, start + self._origin_ns) - 1
 
 
+def span_steps(events: Iterable[Any], clock: PhaseClock, step_ends_ns: Sequence[int]) -> bool:
+    """Whether something, an annotation most likely, lasts from before a step to after it."""
+    steps = list(pairwise(step_ends_ns))
+    intervals = (clock.interval(event) for event in events)
+    return any(i.start < begin and i.end > end for i in intervals for begin, end in steps)
+
+
 class Interval(NamedTuple):
     """From when to when, and in which stretch between two switches of phase."""
 

@@ -39,6 +39,7 @@ class Tracing:
         """Time by phase, of the steps that `note_phases` was called after."""
         self.switches: list[tuple[int, int]] = []
         """Time and phase of every switch; complete when it has stopped."""
+        self.step_ends_ns: list[int] = []
         self.wall_ns = 0
         recorder.in_window = True
         self._began_ns = time.perf_counter_ns()
@@ -46,6 +47,7 @@ class Tracing:
 
     def note_phases(self) -> None:
         """Add up the phases of the step that has just ended."""
+        self.step_ends_ns.append(time.perf_counter_ns())
         for name, spent in zip(self._recorder.phases, self._recorder.spent, strict=True):
             if spent:
                 self.phase_ns[name] = self.phase_ns.get(name, 0) + spent

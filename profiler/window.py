@@ -16,7 +16,7 @@ import torch
 
 from stepscope.profiler.counting import count
 from stepscope.profiler.format import Window, WindowPhase
-from stepscope.profiler.operators import PhaseClock, operator_table
+from stepscope.profiler.operators import PhaseClock, operator_table, span_steps
 from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.tracing import CLOCK, Tracing
 
@@ -46,6 +46,8 @@ class OperatorWindow:
         self._first = -1
         self._problem = problem
         self._tracing: Tracing | None = None
+        self._spanned = False
+        """Whether annotations last for several steps, so that a gap of one does not do."""
         if steps > 0:
             recorder.on_step.append(self._step)
             recorder.on_restart.append(self._begin_anew)
@@ -106,9 +108,12 @@ class OperatorWindow:
             phases=phases,
             operators=operator_table(events, clock, phases),
         )
+        self._spanned = span_steps(events, clock, tracing.step_ends_ns)
 
     def _start_counting(self) -> None:
-        if self.result is not None and not _another_profiler():
+        if self._spanned:
+            self._problem("annotations last for several steps: operators' work is not counted")
+        elif self.result is not None and not _another_profiler():
             self._tracing = Tracing(self._recorder, shapes=True)
 
     def _read_shapes(self) -> None:

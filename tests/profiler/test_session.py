@@ -514,6 +514,20 @@ def test_steps_that_end_inside_an_annotation_harm_nothing(tmp_path: Path) -> Non
     assert result.window.counted.first_step > result.window.first_step + result.window.steps
 
 
+def test_where_annotations_span_steps_shapes_are_left_out(tmp_path: Path) -> None:
+    def body(prof: profile) -> None:
+        for _ in range(10):
+            with torch.profiler.record_function("several"):
+                for _ in range(3):
+                    torch.ones(2).sum()
+                    prof.step()
+
+    result = record(tmp_path / "profile.json", body, warmup_steps=0, operator_steps=4)
+    assert result.window is not None
+    assert result.window.counted is None
+    assert result.problems == ["annotations last for several steps: operators' work is not counted"]
+
+
 def test_operators_are_told_apart_by_phase(recorded: Profile) -> None:
     assert recorded.window is not None
     names: dict[str, set[str]] = {}
