@@ -54,6 +54,13 @@ def a_bare_run() -> Profile:
     return profile
 
 
+OF_CALLS = (
+    *("calls_per_step", "call_bytes", "pickled_share", "barrier_share", "latency_seconds"),
+    *("link_bandwidth", "bucket_cap_bytes", "bucket_view", "static_graph", "first_bucket_share"),
+)
+"""Facts of collectives that the program calls, for which `test_message_facts.py` has runs."""
+
+
 def a_full_run() -> Profile:
     """A run in which everything was measured."""
     seconds = list(range(40))
@@ -196,6 +203,7 @@ def test_a_run_in_which_everything_was_measured_has_every_fact() -> None:
     only_in_traces |= {"gpu.occupancy", "gpu.sm_efficiency", "gpu.filled_share"}
     of_operators_on_a_device = {"gpu.misaligned_share"}
     of_ranks = {name for name in FACTS if name.startswith("ranks.")}
+    of_ranks |= {f"comm.{name}" for name in OF_CALLS}
     elsewhere = only_in_traces | of_operators_on_a_device | of_ranks | set(DEVICE_FACTS)
     expected = set(FACTS) - elsewhere
 
