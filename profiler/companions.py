@@ -22,8 +22,6 @@ _PINNING = "(_pin_memory_loop)"
 """How the name of the thread ends in which a DataLoader takes batches from its workers and copies
 them into pinned memory: that is handing over, and no doing of the program's."""
 _MOST = 8
-_WORKING = ("running", "unlocked", "lock")
-"""Who waits for the interpreter's lock would run, if the look had not taken it."""
 _SETTLED_NS, _WATCHED_NS = 30_000, 60_000
 """Who has lost the lock to the look is asleep soon; who still runs then does not need it."""
 
@@ -46,9 +44,11 @@ class Companions:
         for ident, native in threads:
             with closing(ThreadState(native)) as thread:  # threads come and go, descriptors too
                 state = thread.read()
+                # Who wants the interpreter's lock would run, if the look had not taken it.
+                works = state == "running" or (state == "lock" and thread.has_deadline())
             if native in unlocked and state == "running":
                 state = "unlocked"
-            place = _place_of(ident) if state in _WORKING else None
+            place = _place_of(ident) if works else None
             if place is not None:
                 self._sites.add(("thread", *place, None, state))
 

@@ -34,6 +34,8 @@ _GENERIC = {
 }
 _TABLES = {"x86_64": _X86_64, "aarch64": _GENERIC, "riscv64": _GENERIC}
 _MAX_SELECTED = 1024
+_FUTEX_TIMEOUT = 4
+"""Where `futex` has the time that it waits at most, counted from the number of the call."""
 
 
 class ThreadState:
@@ -59,6 +61,15 @@ class ThreadState:
         if kind in ("descriptor", "poll", "select"):
             kind = _kind_of_descriptor(self._descriptor(kind, fields))
         return kind or ("file" if self._letter() == "D" else "blocked")
+
+    def has_deadline(self) -> bool:
+        """Whether a thread that waits for a lock does so for a limited time only.
+
+        That is how the interpreter's own lock is waited for (CPython's `take_gil`), and not how an
+        idle thread of an executor waits for work.
+        """
+        fields = _read(self._syscall).split()
+        return len(fields) > _FUTEX_TIMEOUT and int(fields[_FUTEX_TIMEOUT], 16) != 0
 
     def _letter(self) -> str:
         # The name in parentheses may hold anything, so the letter is counted from its end.

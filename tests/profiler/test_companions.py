@@ -5,7 +5,9 @@ import sys
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,23 +67,30 @@ def test_a_thread_that_waits_is_not_seen() -> None:
         go_on.set()
 
 
-def states_of(work: Callable[[], object], wanted: str) -> set[str]:
-    """What a thread that does `work` is seen to be, until that is `wanted`, or for two seconds."""
-    found, deadline = Companions(threading.get_ident()), time.monotonic() + 2
-    seen: set[str] = set()
+def test_an_executor_without_work_is_not_seen() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        assert len(looked(20)) <= 2  # while it goes to rest
+
+
+def unlocked_share(work: Callable[[], object]) -> float:
+    """Which part of the looks at a thread that does `work` found that it needs no lock."""
+    found = Companions(threading.get_ident())
     with beside(work):
-        while wanted not in seen and time.monotonic() < deadline:
+        for _ in range(100):
             found.look()
             time.sleep(0.005)
-            seen = {site.state for site in found.sites()}
-    return seen
+    states = Counter[str]()
+    for site in found.sites():
+        states[site.state] += site.samples
+    return states["unlocked"] / states.total()
 
 
 def test_who_computes_without_the_lock_is_told_apart() -> None:
     noise = os.urandom(2_000_000)
 
-    assert "unlocked" in states_of(lambda: zlib.compress(noise), "unlocked")
-    assert "unlocked" not in states_of(computing, "unlocked")
+    # A processor that a host takes from its guest at this moment seems to go on running a thread.
+    assert unlocked_share(lambda: zlib.compress(noise)) > unlocked_share(computing) + 0.2
 
 
 def test_our_own_threads_are_none_of_the_programs() -> None:

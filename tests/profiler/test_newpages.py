@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +67,22 @@ def test_looking_at_strings_after_a_fork_copies_their_pages() -> None:
     assert after.grown < PAGES / 4
 
 
+@contextmanager
+def touched_memory() -> Iterator[None]:
+    """Fresh pages from the kernel: an allocator may hand out what it has from before."""
+    with mmap.mmap(-1, PAGES * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory[::PAGE] = b"x" * PAGES
+        yield
+
+
 @needs_pagemap
 def test_memory_that_comes_on_top_has_grown_and_is_no_copy() -> None:
     memory = WorkerMemory(forked=False)
-    kept = bytearray(PAGES * PAGE)
-    kept[::PAGE] = b"x" * PAGES
-    once = memory.new_pages()
-    del kept
+    with touched_memory():
+        once = memory.new_pages()
     memory.look()
-    again = bytearray(PAGES * PAGE)
-    again[::PAGE] = b"x" * PAGES
-
-    twice = memory.new_pages()
+    with touched_memory():
+        twice = memory.new_pages()
 
     assert once is not None
     assert twice is not None
