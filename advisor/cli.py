@@ -49,7 +49,7 @@ class _DefaultGroup(click.Group):
 )
 @click.version_option(package_name="stepscope", prog_name="advise")
 def cli() -> None:
-    r"""Say what holds a PyTorch training step back, what to do about it, and what it gains.
+    """Say what holds a PyTorch training step back, what to do about it, and what it gains.
 
     \b
     advise profile.json              verdict here, report in profile.html
@@ -67,7 +67,7 @@ def cli() -> None:
     Record a profile with `with profile("profile.json") as prof:` around the loop and
     `for batch in prof.steps(loader):` in it. Exit status: 0 done, 1 a --fail-on condition
     held, 2 the input or the call was wrong.
-    """
+    """  # noqa: D301  # click takes the character, not its name
 
 
 @cli.command("profile")

@@ -56,7 +56,7 @@ class Written(NamedTuple):
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[--] PROGRAM [ARGUMENTS]...")
 def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> None:
-    r"""Run PROGRAM unchanged, profile its training steps, and judge them when it ends.
+    """Run PROGRAM unchanged, profile its training steps, and judge them when it ends.
 
     \b
     advise run -- python train.py --epochs 1
@@ -64,7 +64,7 @@ def run(out: Path, steps: int | None, probe: bool, command: Sequence[str]) -> No
 
     Steps are found by themselves. Standard output and the exit status are the program's own; the
     verdict goes to standard error.
-    """
+    """  # noqa: D301  # click takes the character, not its name
     if not command:
         fail("run: name the program, as in `advise run -- python train.py`")
     if out.is_dir():

@@ -418,6 +418,11 @@ def test_a_wrong_call_is_told_from_a_failed_condition(arguments: list[str]) -> N
     assert "Traceback" not in result.stderr
 
 
+def test_the_commands_of_the_help_have_a_line_each() -> None:
+    lines = call("--help").stdout.splitlines()
+    assert "  advise watch profile.json        follow a run while it goes on" in lines
+
+
 def test_neither_help_nor_advice_imports_torch(path: Path) -> None:
     judged = process(path, before=WITHOUT_TORCH)
     helped = process("--help", before=WITHOUT_TORCH)
