@@ -119,6 +119,11 @@ def _check_one_job(everything: Everything, source: str) -> None:
         raise ProfileError(
             f"{source}: holds profiles of different runs, of {words} ranks; name the files of one"
         )
+    if len(everything.summary.jobs) > 1:
+        raise ProfileError(
+            f"{source}: holds profiles of different runs, perhaps of ranks that are missing in the "
+            f"last one: {_ages(list(files.values()))}; name the files of one"
+        )
     of_rank: dict[int, Path] = {}
     for (rank, *_), path in files.items():
         if rank in of_rank:
@@ -127,6 +132,12 @@ def _check_one_job(everything: Everything, source: str) -> None:
                 "of them, or those of the ranks of one run"
             )
         of_rank[rank] = path
+
+
+def _ages(files: list[Path]) -> str:
+    """The oldest of the files, which are of another run, and the newest."""
+    oldest, *_, newest = sorted(files, key=lambda path: path.stat().st_mtime)
+    return f"{oldest.name} is older than {newest.name}"
 
 
 def _left_out(failures: list[str]) -> list[str]:

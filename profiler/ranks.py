@@ -7,16 +7,22 @@ from pathlib import Path
 
 import torch
 
+_IN_A_FOLDER = "profile.json"
+_SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
+
 
 class RankedFile:
     """A file of which each rank writes its own.
 
     Args:
         path: its name where there is one process; under several the rank is put before the suffix.
+            A folder, one that exists or a name that ends like one, holds `profile.json`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._base = path
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._base = Path(path)
+        if os.fspath(path).endswith(_SEPARATORS) or self._base.is_dir():
+            self._base /= _IN_A_FOLDER
         self._rank, self._world = 0, 1
 
     @property
@@ -31,8 +37,15 @@ class RankedFile:
     def path(self) -> Path:
         """The file of this rank."""
         rank, world = self.rank
-        if world == 1:
-            return self._base
+        return self._base if world == 1 else self.of(rank)
+
+    @property
+    def name(self) -> str:
+        """What the files of all ranks have in common."""
+        return self._base.name
+
+    def of(self, rank: int | str) -> Path:
+        """The file of one of several ranks."""
         return self._base.with_suffix(f".rank{rank}{self._base.suffix}")
 
 

@@ -31,6 +31,7 @@ from stepscope.profiler.format import (
     Profile,
     Run,
 )
+from stepscope.profiler.gathering import Gathering
 from stepscope.profiler.loaders import RingFolder
 from stepscope.profiler.metrics import Metrics
 from stepscope.profiler.observed import Observed
@@ -85,9 +86,12 @@ class Recording:
         self._next_copy_ns = began + int(_FIRST_COPY_SECONDS * 1e9)
         self._drain_lock = threading.Lock()
         self._probing: Probing | None = None
+        self.gathering = Gathering(file)
         try:
             install_all(self.recorder, self._patches, self.observed)
             self.anchor.install(self._patches)
+            self.gathering.join()
+            self.recorder.on_look.append(self.gathering.join)
             self._window = OperatorWindow(
                 self.recorder, _STEPS_BEFORE_WINDOW, operator_steps, self.observed.problem
             )
@@ -106,6 +110,7 @@ class Recording:
             )
             self._stacks.start()
         except BaseException:
+            self.gathering.abandon()
             self.recorder.close()
             self._patches.close()
             self._rings.remove()
@@ -185,15 +190,22 @@ class Recording:
         self._drain()
         self._rings.remove()
 
-    def finish(self, exception: str | None) -> None:
-        """Stop, and write the file."""
+    def discard(self) -> None:
+        """Stop without a file."""
+        self.gathering.abandon()
         self.stop()
+
+    def finish(self, exception: str | None) -> None:
+        """Stop, write the file, and see to it that rank 0 has those of all ranks."""
+        self.stop()
+        self.gathering.join()
         if self.recorder.step_index == 0:
             self.observed.problem(_NO_STEP)
             say(_NO_STEP)
         with suppress(Exception):
             self._calibration = machine.calibrate()
         self._save("exception" if exception else "completed", exception)
+        self.gathering.finish()
 
     def _device(self) -> Device | None:
         if not isinstance(self.recorder, DeviceRecorder):
@@ -218,6 +230,7 @@ class Recording:
                 argv=machine.command_line(),
                 rank=rank,
                 world_size=world,
+                job=self.gathering.job,
                 steps_by=self.anchor.kind or "steps",
             ),
             environment=environment,

@@ -42,7 +42,8 @@ class profile:  # used like a function: `with profile(...)`
     runs on unprofiled.
 
     Args:
-        path: the file to write; under `torchrun`, the rank is put before the suffix.
+        path: the file to write, or a folder for it; under `torchrun`, the rank is put before the
+            suffix, and rank 0 is sent the files of ranks that write to another place.
         enabled: False makes the whole context do nothing.
         warmup_steps: leading steps kept apart from the steady state; with loader workers at
             least as many as batches are prefetched, for those were made before anyone waited.
@@ -76,13 +77,15 @@ class profile:  # used like a function: `with profile(...)`
         max_steps: int | None = None,
         probe: bool = False,
     ) -> None:
-        self._file = RankedFile(Path(path))
+        self._file = RankedFile(path)
         self._enabled = enabled
         self._warmup_steps = warmup_steps
         self._operator_steps = operator_steps
         self._max_steps = max_steps
         self._probe = probe
         self._recording: Recording | None = None
+        self.received: dict[int, Path] = {}
+        """After the recording, on rank 0: profiles that ranks have sent which write elsewhere."""
 
     @property
     def path(self) -> Path:
@@ -123,6 +126,10 @@ class profile:  # used like a function: `with profile(...)`
             recording.finish(kind.__name__ if kind else None)
         except Exception as failure:
             say(f"could not write {self.path}: {failure!r}")
+            return
+        self.received = recording.gathering.received
+        if recording.gathering.words and self.give_way is None:  # or somebody else tells
+            say(recording.gathering.words)
 
     def steps(self, batches: Iterable[Batch]) -> Steps[Batch]:
         """Iterate over `batches`, one training step per item; has `len()` where they have."""
@@ -157,7 +164,7 @@ class profile:  # used like a function: `with profile(...)`
         if recording is not None and recording.process == os.getpid():
             _open_profile.remove(self)
             with suppress(Exception):
-                recording.stop()
+                recording.discard()
 
     def _end_if_full(self) -> None:
         recording = self._recording

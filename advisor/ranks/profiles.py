@@ -25,6 +25,7 @@ from stepscope.profiler.storage import ProfileError, load
 BINS = 1024
 """Of the steps of a job; a recorder keeps two to four times as many."""
 COLLECTIVE = "communication."
+_UNFINISHED = "this is a copy made during the run, which went on or was killed."
 
 
 def summarise(path: Path, number: int = 0) -> Summary:
@@ -41,6 +42,8 @@ def summarise(path: Path, number: int = 0) -> Summary:
     steps = measured_steps(profile)
     if not sum(steps.wall_ns):
         raise ProfileError(f"{path}: no training step was recorded")
+    if profile.run.ended == "running":
+        profile.problems.append(_UNFINISHED)
     exchange = exchange_of(profile, steps)
     if exchange is not None and "collective" not in steps.phases:
         steps = _apart(steps, exchange)
@@ -111,6 +114,7 @@ def summary_of(
         ranks=1 << rank,
         files=1,
         world_sizes=[profile.run.world_size],
+        jobs=[profile.run.job] if profile.run.job else [],
         started_at=(profile.run.started_at, profile.run.started_at),
         steps=total,
         own_ns=sum(own),

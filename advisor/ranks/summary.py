@@ -24,6 +24,7 @@ SLOWEST, QUICKEST = 64, 16
 _HOSTS = 1024
 _HOSTS_OF_A_GROUP = 16
 _WORDS = 64
+_JOBS = 2
 
 
 class Meeting(Struct):
@@ -70,6 +71,8 @@ class Summary(Struct, kw_only=True):
     """A bit for each."""
     files: int
     world_sizes: list[int]
+    jobs: list[str]
+    """What recorders have called it; two at most, for there should be one."""
     started_at: tuple[str, str]
     """Of the first and the last rank to start."""
     steps: int
@@ -111,6 +114,7 @@ def merge(one: Summary, other: Summary) -> Summary:
         ranks=one.ranks | other.ranks,
         files=one.files + other.files,
         world_sizes=sorted({*one.world_sizes, *other.world_sizes}),
+        jobs=sorted({*one.jobs, *other.jobs})[:_JOBS],
         started_at=(
             min(one.started_at[0], other.started_at[0]),
             max(one.started_at[1], other.started_at[1]),

@@ -26,6 +26,9 @@ class Run(Struct, kw_only=True, omit_defaults=True):
     argv: list[str] = []
     rank: int = 0
     world_size: int = 1
+    job: str | None = None
+    """The same for all ranks of one recording, and for no other; None where they could not agree
+    on one."""
     steps_by: Literal["steps", "step", "optimizer", "backward", "batch", "whole"] = "steps"
     """What ended a training step: the user's `steps()` or `step()` (in a trace: `ProfilerStep`),
     or, where neither was called, the end of an optimizer step, the end of a backward pass, or the

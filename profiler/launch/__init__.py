@@ -128,6 +128,10 @@ class _Launch:
                 # Where an exception has ended the program, Python has left its class here.
                 found.__exit__(getattr(sys, "last_type", None), None, None)
                 self._claim.write_text(str(found.path), encoding="utf-8")
+                number = self._claim.name.rpartition("-")[2]
+                for rank, path in found.received.items():
+                    claim = self._folder / f"{CLAIM}{rank:06}-{number}"
+                    claim.write_text(str(path), encoding="utf-8")
             elif found.recording:
                 found.discard()
                 self._claim.unlink()

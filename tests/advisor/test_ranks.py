@@ -173,6 +173,15 @@ def test_profiles_of_different_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match=r"profile.rank1.json.* both of rank 1|again.json"):
         load_input(tmp_path)
 
+    mine = load(DATA / "profile.rank1.json")
+    for rank, job in ((0, "this"), (1, "another")):
+        mine.run.rank, mine.run.job = rank, job
+        save(mine, tmp_path / f"profile.rank{rank}.json")
+    (tmp_path / "again.json").unlink()
+    with pytest.raises(ProfileError, match=r"profile.rank\d.json is older than profile.rank\d.json"):
+        load_input(tmp_path)
+    (tmp_path / "profile.rank0.json").unlink()
+
     other.run.rank, other.run.world_size = 5, 8
     save(other, tmp_path / "again.json")
     with pytest.raises(ProfileError, match="different runs, of 4, 8 ranks"):
