@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from stepscope.advisor import wording
 from stepscope.advisor.rank_words import ranks_in_words
-from stepscope.profiler.format import HeatMap, Ranks, RankTimes
+from stepscope.profiler.format import Clock, HeatMap, Ranks, RankTimes
 
 _EDGES = (0.9, 1.05, 1.15, 1.3, 1.6, 2.2, 4.0)
 """Borders between the colours, in times the median cell: what is usual has the second of them."""
@@ -137,12 +137,43 @@ def rank_table(ranks: Ranks | None) -> RankTable | None:
     )
 
 
-def host_rows(ranks: Ranks | None) -> list[tuple[str, int, str, str, int]]:
-    """Host, ranks, their own time per step, their time in collectives, and the slowest rank."""
+class HostLine(NamedTuple):
+    """A host in words."""
+
+    host: str
+    ranks: int
+    own: str
+    exchange: str
+    slowest: int
+    clock: str
+    """How far it is from the usual one; empty where that is not known."""
+
+
+def host_rows(ranks: Ranks | None) -> list[HostLine]:
+    """The hosts; times are means per step."""
+    if ranks is None:
+        return []
+    clocks = {clock.host: _clock(clock) for clock in ranks.clocks}
     return [
-        (host.host, host.ranks, _time(host.own_ns), _time(host.exchange_ns), host.slowest)
-        for host in (ranks.hosts if ranks else ())
+        HostLine(
+            host.host,
+            host.ranks,
+            _time(host.own_ns),
+            _time(host.exchange_ns),
+            host.slowest,
+            clocks.get(host.host, ""),
+        )
+        for host in ranks.hosts
     ]
+
+
+def _clock(clock: Clock) -> str:
+    if not clock.uncertainty_ns:
+        return "the usual one"
+    off, sure = (wording.duration(abs(ns) / 1e9) for ns in (clock.offset_ns, clock.uncertainty_ns))
+    if abs(clock.offset_ns) <= clock.uncertainty_ns:
+        return f"right within {sure}"
+    return f"{off} {'ahead' if clock.offset_ns > 0 else 'behind'}, within {sure}"
 
 
 def link_rows(ranks: Ranks | None) -> list[tuple[str, ...]]:

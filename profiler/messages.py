@@ -29,8 +29,13 @@ _KINDS = {
     "reduce_scatter_tensor": "reduce_scatter",
 }
 
-Note = Callable[[tuple[Any, ...], dict[str, Any], Any, int], None]
-"""Told the arguments, the result, and the time in ns of a call."""
+_OF_ALL = frozenset(
+    ("all_gather", "all_gather_object", "all_reduce", "all_to_all", "barrier", "reduce_scatter")
+)
+"""No rank leaves one of these before all have come."""
+
+Note = Callable[[tuple[Any, ...], dict[str, Any], Any, int], bool]
+"""Told the arguments, the result, and the time in ns of a call; whether all ranks met there."""
 
 
 def kind_of(name: str) -> str:
@@ -64,8 +69,9 @@ class Messages:
         kind = kind_of(name)
         pickled = "object" in name
         scattered = name in ("gather", "scatter")
+        of_all = kind in _OF_ALL
 
-        def note(args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, spent: int) -> None:
+        def note(args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, spent: int) -> bool:
             values = (*args, *kwargs.values()) if kwargs else args
             ranks = self._ranks(values)
             size, device = (-1, None) if pickled else _size(values)
@@ -73,9 +79,11 @@ class Messages:
                 size *= ranks
             handles = _handles(result)
             magnitude = size.bit_length() if size >= 0 else -1
+            # On a device a call returns when the work is queued.
+            met = of_all and not handles and device in (None, "cpu") and ranks == self._world
             row = self._row((kind, ranks, device, bool(handles), magnitude))
             if row is None:
-                return
+                return met
             row.calls += 1
             row.bytes += max(0, size)
             row.time_ns += spent
@@ -83,12 +91,13 @@ class Messages:
                 row.each.add(spent)
             for handle in handles:
                 self._await(handle, row, spent)
+            return met
 
         return note
 
     def waited(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, spent: int
-    ) -> None:
+    ) -> bool:
         """Note that a handle, the first of `args`, was waited for."""
         known = self._pending.pop(id(args[0]), None)
         if known is not None and known[0]() is args[0]:
@@ -96,6 +105,7 @@ class Messages:
             row.waits += 1
             row.time_ns += spent
             row.each.add(before + spent)
+        return False
 
     def as_list(self, steps: int = 0) -> list[CollectiveCalls]:
         """The rows, the costliest first; safe from any thread.
@@ -133,11 +143,11 @@ class Messages:
         return row
 
     def _ranks(self, values: Iterable[Any]) -> int:
+        if self._world is None:  # asked once: it takes a microsecond
+            self._world = distributed.get_world_size()
         for value in values:
             if isinstance(value, distributed.ProcessGroup):
                 return value.size()
-        if self._world is None:  # asked once: it takes a microsecond
-            self._world = distributed.get_world_size()
         return self._world
 
     def _await(self, handle: Any, row: _Row, spent: int) -> None:

@@ -15,6 +15,7 @@ import torch
 from stepscope.profiler.device.copies import CopyLog
 from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
+from stepscope.profiler.meetings import MeetingLog
 from stepscope.profiler.messages import Messages
 
 _MAX_DESCRIBED = 16
@@ -41,6 +42,7 @@ class Observed:
         """DistributedDataParallel models, for their logger at the end of the run."""
         self.copies = CopyLog()
         self.messages = Messages()
+        self.meetings = MeetingLog()
         self.problems: list[str] = []
 
     def add_loader(self, description: Loader) -> LoaderLog:
@@ -57,6 +59,15 @@ class Observed:
         """Note once that something could not be measured."""
         if sentence not in self.problems and len(self.problems) < _MAX_DESCRIBED:
             self.problems.append(sentence)
+
+    def exchanges(self) -> bool:
+        """Whether a backward pass ends when gradients have been exchanged between processors."""
+        return any(
+            isinstance(model, torch.nn.parallel.DistributedDataParallel)
+            and model.require_backward_grad_sync
+            and model.device_type == "cpu"
+            for model in self.distributed
+        )
 
     def want_batch(self) -> None:
         """Describe the next batch: those before were of no training step."""

@@ -246,6 +246,7 @@ class Recording:
             stack_samples=self._stacks.samples,
             collectives=self._ddp,
             collective_calls=self.observed.messages.as_list(self.recorder.steady_steps),
+            meetings=self.observed.meetings.result(machine.identity()),
             flight_recorder=self._flight,
             ceilings=self._probing.result if self._probing is not None else None,
             marks=list(self.recorder.marks),

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
+from stepscope.advisor.ranks.clocks import offsets
 from stepscope.advisor.ranks.heat import heat_map
 from stepscope.advisor.ranks.links import links_of
 from stepscope.advisor.ranks.paths import job_path
@@ -264,6 +265,7 @@ def _ranks(summary: Summary, waits: list[_Wait]) -> Ranks:
         rows=rows,
         typical={name: round(typical(summary, name)) for name in summary.spreads},
         hosts=_hosts(summary),
+        clocks=offsets(summary.clocks),
         heat=heat_map(summary.heat, "own" if summary.exchange_known else "step"),
         links=links_of(summary),
     )

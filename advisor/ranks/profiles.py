@@ -13,6 +13,7 @@ from stepscope.advisor.attribution import waiting
 from stepscope.advisor.blocks import blocks_of, summed
 from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.measure import measured_steps
+from stepscope.advisor.ranks.clocks import clocks_of
 from stepscope.advisor.ranks.heat import heat_of
 from stepscope.advisor.ranks.sketches import Counts, counted
 from stepscope.advisor.ranks.summary import Exchange, Summary
@@ -121,6 +122,7 @@ def summary_of(
         exchange_ns=sum(spent),
         exchange_known=exchange is not None,
         timeline=timeline_of(steps, capacity, exchange_ns=spent, **{"least.exchange_ns": shortest}),
+        clocks=clocks_of(profile.meetings, rank, times.host),
         heat=heat_of(rank, steps.first, steps.count, own),
         slowest=[times],
         quickest=[times] if exchange is not None else [],
@@ -224,5 +226,5 @@ def _stripped(profile: Profile) -> Profile:
         )
         window = structs.replace(window, operators=[]) if window else None
     return structs.replace(
-        profile, steady=none, window=window, trace=trace, collectives=[], problems=[]
+        profile, steady=none, window=window, trace=trace, collectives=[], meetings=None, problems=[]
     )

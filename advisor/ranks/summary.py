@@ -11,6 +11,8 @@ from functools import reduce
 
 from msgspec import Struct, field, structs
 
+from stepscope.advisor.ranks.clocks import Clocks
+from stepscope.advisor.ranks.clocks import joined as joined_clocks
 from stepscope.advisor.ranks.heat import Heat, overlaid
 from stepscope.advisor.ranks.paths import Paths
 from stepscope.advisor.ranks.paths import joined as joined_paths
@@ -87,6 +89,7 @@ class Summary(Struct, kw_only=True):
     groups: dict[str, Group] = field(default_factory=dict)
     paths: Paths = field(default_factory=dict)
     """Critical paths of the steps; only of traces."""
+    clocks: Clocks = field(default_factory=dict)
     heat: Heat
     slowest: list[RankTimes]
     quickest: list[RankTimes]
@@ -127,6 +130,7 @@ def merge(one: Summary, other: Summary) -> Summary:
         meetings=_met(one.meetings, other.meetings),
         groups=_groups(one.groups, other.groups),
         paths=joined_paths(one.paths, other.paths),
+        clocks=joined_clocks(one.clocks, other.clocks),
         heat=overlaid(one.heat, other.heat),
         slowest=slowest([*one.slowest, *other.slowest]),
         quickest=quickest([*one.quickest, *other.quickest]),

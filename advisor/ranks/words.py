@@ -7,13 +7,18 @@ from datetime import datetime
 from stepscope.advisor.rank_words import ranks_in_words, straggler_words
 from stepscope.advisor.ranks.summary import Summary
 from stepscope.advisor.wording import duration, plural, share, size
-from stepscope.profiler.format import HostTimes, Link, Ranks
+from stepscope.profiler.format import Clock, HostTimes, Link, Ranks
 
 _NOTEWORTHY = 0.02
 """Part of the time below which waiting for a rank is the usual noise."""
 _SLOW_HOST = 1.1
 _APART_SECONDS = 600
 _SHOWN = 8
+_BADLY_SET = 10_000_000
+"""Nanoseconds: by network time, clocks of machines in one place agree to a few milliseconds."""
+_DRIFTING = 2e-5
+"""What a quartz that nothing corrects may gain or lose: 70 ms in an hour."""
+_SURELY = 3
 
 
 def words_of(ranks: Ranks, summary: Summary, wall: int) -> list[str]:
@@ -28,11 +33,12 @@ def words_of(ranks: Ranks, summary: Summary, wall: int) -> list[str]:
     if ranks.missing:
         words.append(_missing(ranks))
     apart = _seconds_apart(*summary.started_at)
-    if apart > _APART_SECONDS:
+    if apart > _APART_SECONDS and not summary.jobs:
         words.append(
             f"The ranks started up to {duration(apart)} apart: are they of one run? "
             "If not, remove the files of the other."
         )
+    words += _clocks(ranks.clocks)
     if ranks.count < 2:
         return words
     if not summary.exchange_known:
@@ -53,6 +59,33 @@ def _missing(ranks: Ranks) -> str:
         f"{ranks.missing} {what} no record here: {numbers}{more}. "
         "What they did is not guessed; others may have waited for them."
     )
+
+
+def _clocks(clocks: list[Clock]) -> list[str]:
+    """Clocks that are set badly, or drift: what is read on them cannot be put side by side."""
+    others = "the other's" if len(clocks) == 2 else "the others'"
+    words = []
+    for clock in clocks[:_SHOWN]:
+        wrong = abs(clock.offset_ns) > max(_BADLY_SET, _SURELY * clock.uncertainty_ns)
+        drift = clock.drift or 0.0
+        said = []
+        if wrong:
+            said.append(
+                f"is {duration(abs(clock.offset_ns) / 1e9)} "
+                f"{'ahead of' if clock.offset_ns > 0 else 'behind'} {others}"
+            )
+        if abs(drift) > _DRIFTING:
+            said.append(
+                f"{'gains' if drift > 0 else 'loses'} {duration(3600 * abs(drift))} an hour"
+            )
+        if said:
+            whose = f"host {clock.host}" if clock.host else f"rank {clock.rank}"
+            words.append(
+                f"The clock of {whose} {' and '.join(said)} (within "
+                f"{duration(clock.uncertainty_ns / 1e9)}, by the ends of {clock.meetings} "
+                "collectives): beware of comparing times in its logs with those of other hosts."
+            )
+    return words
 
 
 def _noun(summary: Summary) -> str:

@@ -13,10 +13,12 @@ from msgspec import Struct, field
 
 from stepscope.profiler.format.columns import Count
 from stepscope.profiler.format.communication import (
+    Clock,
     Collective,
     HeatMap,
     HostTimes,
     Link,
+    Meetings,
     Ranks,
     RankTimes,
     Straggler,
@@ -69,6 +71,7 @@ __all__ = [
     "Batches",
     "Calibration",
     "Ceilings",
+    "Clock",
     "Collective",
     "CollectiveCalls",
     "Configuration",
@@ -90,6 +93,7 @@ __all__ = [
     "Link",
     "Loader",
     "Mark",
+    "Meetings",
     "Metric",
     "Model",
     "Operator",
@@ -157,6 +161,8 @@ class Profile(Struct, kw_only=True):
     collectives: list[Collective] = []
     collective_calls: list[CollectiveCalls] = []
     """What the program has called itself in steady steps, by kind and size of message."""
+    meetings: Meetings | None = None
+    """What the clocks of ranks are compared by; None where no collective of all ranks was seen."""
     flight_recorder: FlightRecorder | None = None
     ceilings: Ceilings | None = None
     sites: list[Site] = []

@@ -31,6 +31,21 @@ class Collective(Struct, kw_only=True, omit_defaults=True):
     static_graph: bool | None = None
 
 
+class Meetings(Struct, kw_only=True, omit_defaults=True):
+    """When collectives of all ranks ended: at most one of a step, and 256 of a run.
+
+    All ranks see the same end within the time of a transfer, and keep the ends of the same steps.
+    """
+
+    clock: str
+    """Which clock: ranks of one machine have the same."""
+    first_ns: int
+    """The first end, on this clock, in nanoseconds since 1970."""
+    steps: list[Count]
+    ends_ns: list[int]
+    """Since the first."""
+
+
 class Straggler(Struct, kw_only=True, omit_defaults=True):
     """A rank that others wait for."""
 
@@ -74,6 +89,24 @@ class HostTimes(Struct, kw_only=True, omit_defaults=True):
     exchange_ns: int | None = None
     slowest: int
     """The rank with the most time of its own."""
+
+
+class Clock(Struct, kw_only=True, omit_defaults=True):
+    """How far a machine's clock is from those of the others, by the ends of collectives."""
+
+    host: str | None = None
+    rank: int
+    """The first whose clock it is."""
+    ranks: Count
+    offset_ns: int
+    """What it shows beyond the usual clock; of two, beyond that of the lower rank. Median over the
+    run."""
+    uncertainty_ns: int
+    """Half of the range in which eight of ten collectives put it."""
+    drift: float | None = None
+    """Seconds that it gains in a second; None where that is not told from chance."""
+    meetings: Count
+    """So many collectives were compared."""
 
 
 class HeatMap(Struct, kw_only=True):
@@ -147,6 +180,8 @@ class Ranks(Struct, kw_only=True, omit_defaults=True):
     typical: dict[str, int] = {}
     """Time per step of the median rank, by cause and for `own`, `step` and so on."""
     hosts: list[HostTimes] = []
+    clocks: list[Clock] = []
+    """Where there are several; those with the largest offset first."""
     heat: HeatMap | None = None
     links: list[Link] = []
     """The slowest first."""

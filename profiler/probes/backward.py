@@ -32,6 +32,8 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
             try:
                 return original(*args, **kwargs)
             finally:
+                if recorder.steady and observed.exchanges():
+                    observed.meetings.exchanged(recorder.step_index)
                 recorder.leave(previous)
                 recorder.begin_update()
 

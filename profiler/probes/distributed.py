@@ -36,7 +36,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     if not distributed.is_available():
         return
     messages = observed.messages
-    recorder.on_restart.append(messages.clear)
+    recorder.on_restart += [messages.clear, observed.meetings.clear]
     calling = timed(recorder, "communication", counter="collectives", site=True)
     waiting = timed(recorder, "communication", site=True)
 
@@ -44,7 +44,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
         note = messages.noting(name)
 
         def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            noted = _noted(recorder, original, note, observed.problem)
+            noted = _noted(recorder, original, note, observed)
             charged = calling(noted)
 
             @functools.wraps(original)
@@ -60,7 +60,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
         return wrap
 
     def wrap_wait(original: Callable[..., Any]) -> Callable[..., Any]:
-        return waiting(_noted(recorder, original, messages.waited, observed.problem))
+        return waiting(_noted(recorder, original, messages.waited, observed))
 
     for name in _CALLS:
         if hasattr(distributed, name):
@@ -72,7 +72,7 @@ def _noted(
     recorder: Recorder,
     original: Callable[..., Any],
     note: Note,
-    problem: Callable[[str], None],
+    observed: Observed,
 ) -> Callable[..., Any]:
     """Tell `note` of each call in a steady step, from any thread."""
 
@@ -82,9 +82,11 @@ def _noted(
         result = original(*args, **kwargs)
         if recorder.steady:
             try:
-                note(args, kwargs, result, time.perf_counter_ns() - begin)
+                met = note(args, kwargs, result, time.perf_counter_ns() - begin)
+                if met and recorder.active:
+                    observed.meetings.called(recorder.step_index)
             except Exception as error:  # a guest never stops the host's program
-                problem(f"some collectives are not counted: {error!r}")
+                observed.problem(f"some collectives are not counted: {error!r}")
         return result
 
     return call

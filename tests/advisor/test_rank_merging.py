@@ -16,7 +16,7 @@ from stepscope.advisor.ranks.profiles import BINS, exchange_of, summary_of
 from stepscope.advisor.ranks.sketches import added, counted, kept, middle
 from stepscope.advisor.ranks.summary import Summary, merge
 from stepscope.advisor.ranks.timeline import timeline_of
-from stepscope.profiler.format import Collective, Environment, Profile, Steps
+from stepscope.profiler.format import Collective, Environment, Meetings, Profile, Steps
 
 
 def a_rank(chance: random.Random, rank: int, world: int = 40) -> Profile:
@@ -47,6 +47,14 @@ def a_rank(chance: random.Random, rank: int, world: int = 40) -> Profile:
     )
     profile.environment.host = f"host{rank % 3}"
     profile.run.rank, profile.run.world_size = rank, world
+    profile.run.job = chance.choice([None, "one", "two", "three"])
+    met = sorted(chance.sample(range(first, first + count), 40))
+    profile.meetings = Meetings(
+        clock=f"clock{rank % 5}",
+        first_ns=chance.randrange(10**18),
+        steps=met,
+        ends_ns=sorted(chance.randrange(10**9) for _ in met),
+    )
     return profile
 
 
