@@ -40,6 +40,7 @@ class Observed:
         self.batch_bytes: int | None = None
         self.distributed: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
         """DistributedDataParallel models, for their logger at the end of the run."""
+        self._exchanging: list[weakref.ref[Any]] = []
         self.copies = CopyLog()
         self.messages = Messages()
         self.meetings = MeetingLog()
@@ -62,12 +63,15 @@ class Observed:
 
     def exchanges(self) -> bool:
         """Whether a backward pass ends when gradients have been exchanged between processors."""
-        return any(
-            isinstance(model, torch.nn.parallel.DistributedDataParallel)
-            and model.require_backward_grad_sync
-            and model.device_type == "cpu"
-            for model in self.distributed
-        )
+        found = (known() for known in self._exchanging)
+        return any(model is not None and model.require_backward_grad_sync for model in found)
+
+    def add_model(self, model: torch.nn.Module) -> None:
+        """An outermost module; what is distributed is asked for its counters in the end."""
+        self.distributed.add(model)
+        parallel = isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        if parallel and getattr(model, "device_type", None) == "cpu":
+            self._exchanging.append(weakref.ref(model))
 
     def want_batch(self) -> None:
         """Describe the next batch: those before were of no training step."""

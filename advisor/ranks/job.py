@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
+from stepscope.advisor.ranks.calls import mean_calls
 from stepscope.advisor.ranks.clocks import offsets
 from stepscope.advisor.ranks.heat import heat_map
 from stepscope.advisor.ranks.links import links_of
@@ -69,6 +70,7 @@ def job_of(summary: Summary) -> Profile:
         steady=steps,
         step_time=_step_time(summary),
         collectives=[_collective(each) for each in summary.exchanges],
+        collective_calls=mean_calls(summary.called, count_of(summary)),
         window=window_of(summary.tables, summary.base.window),
         trace=_trace(summary),
         ranks=ranks,

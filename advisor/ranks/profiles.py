@@ -13,6 +13,7 @@ from stepscope.advisor.attribution import waiting
 from stepscope.advisor.blocks import blocks_of, summed
 from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.measure import measured_steps
+from stepscope.advisor.ranks.calls import calls_of
 from stepscope.advisor.ranks.clocks import clocks_of
 from stepscope.advisor.ranks.heat import heat_of
 from stepscope.advisor.ranks.sketches import Counts, counted
@@ -135,6 +136,7 @@ def summary_of(
             Exchange(c, rank, 1, c.communication_ns, c.overlap_ns, c.backward_ns)
             for c in profile.collectives
         ],
+        called=calls_of(profile.collective_calls),
         tables=tables_of(profile),
         problems=dict.fromkeys(profile.problems, (1, rank)),
     )
@@ -226,5 +228,12 @@ def _stripped(profile: Profile) -> Profile:
         )
         window = structs.replace(window, operators=[]) if window else None
     return structs.replace(
-        profile, steady=none, window=window, trace=trace, collectives=[], meetings=None, problems=[]
+        profile,
+        steady=none,
+        window=window,
+        trace=trace,
+        collectives=[],
+        collective_calls=[],
+        meetings=None,
+        problems=[],
     )

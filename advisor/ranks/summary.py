@@ -11,6 +11,8 @@ from functools import reduce
 
 from msgspec import Struct, field, structs
 
+from stepscope.advisor.ranks.calls import Table
+from stepscope.advisor.ranks.calls import joined as joined_calls
 from stepscope.advisor.ranks.clocks import Clocks
 from stepscope.advisor.ranks.clocks import joined as joined_clocks
 from stepscope.advisor.ranks.heat import Heat, overlaid
@@ -103,6 +105,8 @@ class Summary(Struct, kw_only=True):
     calls: dict[str, int]
     """The most calls that a rank has counted."""
     exchanges: list[Exchange]
+    called: Table = field(default_factory=dict)
+    """Collectives that the program calls itself, by kind and size; only of recorded profiles."""
     tables: Tables
     problems: dict[str, tuple[int, int]]
     """What could not be measured, with the number of ranks and the lowest of them."""
@@ -146,6 +150,7 @@ def merge(one: Summary, other: Summary) -> Summary:
             for name in sorted(one.calls.keys() | other.calls.keys())
         },
         exchanges=_exchanges(one.exchanges, other.exchanges),
+        called=joined_calls(one.called, other.called),
         tables=summed(one.tables, other.tables),
         problems=_problems(one.problems, other.problems),
     )

@@ -62,7 +62,7 @@ class _ForwardProbe:
                     self._describe(module)
 
     def _describe(self, module: torch.nn.Module) -> None:
-        self._observed.distributed.add(module)
+        self._observed.add_model(module)
         try:
             self._observed.models.append(describe_model(module))
         except Exception as error:  # a model that cannot be described is still timed

@@ -10,13 +10,15 @@ import msgspec
 import pytest
 from builders import MS, a_histogram, a_profile, a_run, even_steps, some_steps
 
+from stepscope.advisor.ranks.calls import calls_of, mean_calls
+from stepscope.advisor.ranks.calls import joined as joined_calls
 from stepscope.advisor.ranks.heat import COLUMNS, ROWS, heat_map
 from stepscope.advisor.ranks.job import count_of, job_of
 from stepscope.advisor.ranks.profiles import BINS, exchange_of, summary_of
 from stepscope.advisor.ranks.sketches import added, counted, kept, middle
 from stepscope.advisor.ranks.summary import Summary, merge
 from stepscope.advisor.ranks.timeline import timeline_of
-from stepscope.profiler.format import Collective, Environment, Meetings, Profile, Steps
+from stepscope.profiler.format import Collective, CollectiveCalls, Environment, Meetings, Profile, Steps
 
 
 def a_rank(chance: random.Random, rank: int, world: int = 40) -> Profile:
@@ -48,6 +50,18 @@ def a_rank(chance: random.Random, rank: int, world: int = 40) -> Profile:
     profile.environment.host = f"host{rank % 3}"
     profile.run.rank, profile.run.world_size = rank, world
     profile.run.job = chance.choice([None, "one", "two", "three"])
+    profile.collective_calls = [
+        CollectiveCalls(
+            kind=kind,
+            ranks=world,
+            calls=chance.randrange(1, 100),
+            bytes=chance.choice([None, chance.randrange(10**6)]),
+            time_ns=chance.randrange(MS),
+            median_ns=chance.choice([None, chance.randrange(MS)]),
+            quick_ns=chance.choice([None, chance.randrange(MS)]),
+        )
+        for kind in chance.sample(["barrier", "all_reduce", "broadcast"], 2)
+    ]
     met = sorted(chance.sample(range(first, first + count), 40))
     profile.meetings = Meetings(
         clock=f"clock{rank % 5}",
@@ -95,6 +109,27 @@ def test_a_summary_does_not_grow_with_the_ranks() -> None:
         assert whole is not None
         sizes.append(len(encoded(whole)) - whole.ranks.bit_length() // 8)
     assert sizes[1] < 1.1 * sizes[0]
+
+
+def test_collectives_are_means_of_the_ranks_and_as_quick_as_on_the_last_to_come() -> None:
+    def a_row(kind: str, calls: int, time_ms: int, quick_ms: int) -> CollectiveCalls:
+        return CollectiveCalls(
+            kind=kind,
+            ranks=4,
+            device="cpu",
+            calls=calls,
+            bytes=1000 * calls,
+            time_ns=time_ms * MS,
+            median_ns=time_ms * MS // calls,
+            quick_ns=quick_ms * MS,
+        )
+
+    tables = [calls_of([a_row("all_reduce", 10, 20, 1)]) for _ in range(3)]
+    tables.append(calls_of([a_row("all_reduce", 10, 4, 0), a_row("broadcast", 1, 8, 8)]))
+    reduced, sent = mean_calls(reduce(joined_calls, tables), 4)
+    assert (reduced.calls, reduced.bytes, reduced.time_ns) == (10, 10_000, 16 * MS)
+    assert (reduced.median_ns, reduced.quick_ns) == (1.6 * MS, 0)
+    assert (sent.calls, sent.bytes, sent.time_ns) == (1, 1000, 2 * MS)
 
 
 def test_names_that_stay_have_exact_sums() -> None:
