@@ -26,6 +26,7 @@ from torch import distributed
 from stepscope.profiler import machine
 from stepscope.profiler.format import Run
 from stepscope.profiler.ranks import RankedFile
+from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.storage import write_atomically
 
 _PATIENCE, _WITHOUT_STORE = 5.0, 2.0
@@ -72,8 +73,13 @@ class Gathering:
         self._began = time.time()
         self._saved = threading.Event()
         self._over = False
-        # Made early: at the end of a program no thread can be started any more.
+        # Made early: while Python ends, no thread can be started any more.
         self._thread = threading.Thread(target=self._run, name="stepscope ranks", daemon=True)
+
+    def watch(self, recorder: Recorder) -> None:
+        """Join now, or after one of the first steps: a process group may be made later."""
+        self.join()
+        recorder.on_look.append(self.join)
 
     def join(self) -> None:
         """Make this rank known to the others, once there is a process group."""
@@ -205,10 +211,7 @@ class Gathering:
 
     def _tell(self, world: int, absent: dict[str, list[int]]) -> None:
         found = world - sum(map(len, absent.values()))
-        if found == 1:
-            judge = shlex.quote(str(self._file.path))
-        else:
-            judge = _pattern(self._file)
+        judge = _pattern(self._file) if found > 1 else shlex.quote(str(self._file.path))
         why = "; ".join(f"{_ranks(ranks)} {what}" for what, ranks in absent.items())
         self.words = (
             f"profiles of {found} of {world} ranks{f' ({why})' if why else ''}: advise {judge}"

@@ -18,9 +18,13 @@ class MeetingLog:
 
     Where it calls none, of the last exchange of gradients in backward. Which steps are kept follows
     from their numbers alone, so that all ranks keep the same. From the training thread only.
+
+    Args:
+        origin_ns: `perf_counter_ns` at the start of the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, origin_ns: int) -> None:
+        self._origin_ns = time.time_ns() - (time.perf_counter_ns() - origin_ns)
         self._ends: dict[int, int] = {}
         self._every = 1
         self._called_in = -1
@@ -49,12 +53,11 @@ class MeetingLog:
         ends = sorted(self._ends.copy().items())
         if not ends:
             return None
-        first = ends[0][1]
         return Meetings(
             clock=clock,
-            first_ns=first,
+            origin_ns=self._origin_ns,
             steps=[step for step, _ in ends],
-            ends_ns=[end - first for _, end in ends],
+            ends_ns=[end - self._origin_ns for _, end in ends],
         )
 
     def _keep(self, step: int) -> None:

@@ -43,7 +43,7 @@ class Observed:
         self._exchanging: list[weakref.ref[Any]] = []
         self.copies = CopyLog()
         self.messages = Messages()
-        self.meetings = MeetingLog()
+        self.meetings = MeetingLog(origin_ns)
         self.problems: list[str] = []
 
     def add_loader(self, description: Loader) -> LoaderLog:

@@ -90,8 +90,6 @@ class Recording:
         try:
             install_all(self.recorder, self._patches, self.observed)
             self.anchor.install(self._patches)
-            self.gathering.join()
-            self.recorder.on_look.append(self.gathering.join)
             self._window = OperatorWindow(
                 self.recorder, _STEPS_BEFORE_WINDOW, operator_steps, self.observed.problem
             )
@@ -115,6 +113,7 @@ class Recording:
             self._patches.close()
             self._rings.remove()
             raise
+        self.gathering.watch(self.recorder)
         self._setup_ns = time.perf_counter_ns() - began
         self.recorder.restart_step()
 

@@ -65,12 +65,16 @@ class OneOfMany:
         name: what its processes are called by, before their own names.
         tracks: gives numbers to processes.
         base_ns: what the first trace's times are counted from; None for the first itself.
+        later_ns: what is to be added to its own times.
     """
 
-    def __init__(self, copy: Copy, name: str, tracks: Tracks, base_ns: int | None) -> None:
+    def __init__(
+        self, copy: Copy, name: str, tracks: Tracks, base_ns: int | None, later_ns: int = 0
+    ) -> None:
         self.base_ns = base_ns
         self.copy = copy
         self._name = name
+        self._later_ns = later_ns
         self._tracks = tracks
         self._pids: dict[Any, int] = {}
 
@@ -84,7 +88,7 @@ class OneOfMany:
             own = self.copy.reader.metadata.base_ns
             if self.base_ns is None:
                 self.base_ns = own
-            later_us = (own - self.base_ns) / 1000
+            later_us = (own - self.base_ns + self._later_ns) / 1000
             for event in events:
                 self._change(event, later_us)
             yield events

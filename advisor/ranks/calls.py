@@ -56,7 +56,9 @@ def _key(row: CollectiveCalls) -> str:
 def _weighted(row: CollectiveCalls) -> Calls:
     median, usual = row.median_ns, row.usual_ns
     return Calls(
-        structs.replace(row, median_ns=(median or 0) * row.calls, usual_ns=(usual or 0) * row.calls),
+        structs.replace(
+            row, median_ns=(median or 0) * row.calls, usual_ns=(usual or 0) * row.calls
+        ),
         median_of=0 if median is None else row.calls,
         usual_of=0 if usual is None else row.calls,
     )

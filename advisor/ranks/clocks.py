@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from statistics import median, median_low, quantiles
+from statistics import median, quantiles
 from zlib import crc32
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from stepscope.advisor.ranks.sketches import kept
 from stepscope.profiler.format import Clock, Meetings
@@ -32,7 +32,7 @@ class Ends(Struct):
     host: str
     ranks: int
     at: dict[int, int]
-    """The earliest end of the collective in a step, by step: nanoseconds on this clock."""
+    """The earliest end of a collective, by its number: nanoseconds since 1970 on this clock."""
 
 
 Clocks = dict[str, Ends]
@@ -42,9 +42,20 @@ def clocks_of(meetings: Meetings | None, rank: int, host: str | None) -> Clocks:
     """One rank's clock."""
     if meetings is None:
         return {}
-    ends = (meetings.first_ns + end for end in meetings.ends_ns)
-    at = _fewer(dict(zip(meetings.steps, ends, strict=True)))
-    return {meetings.clock: Ends(rank, host or "", 1, at)}
+    ends = (meetings.origin_ns + end for end in meetings.ends_ns)
+    return clock(meetings.clock, rank, host, dict(zip(meetings.steps, ends, strict=True)))
+
+
+def clock(name: str, rank: int, host: str | None, at: Mapping[int, int]) -> Clocks:
+    """One rank's clock.
+
+    Args:
+        name: the same for all ranks that have it.
+        rank: whose it is.
+        host: of the rank.
+        at: ends of collectives, by numbers that all ranks give them alike.
+    """
+    return {name: Ends(rank, host or "", 1, _fewer(at))} if at else {}
 
 
 def joined(one: Clocks, other: Clocks) -> Clocks:
@@ -57,40 +68,46 @@ def joined(one: Clocks, other: Clocks) -> Clocks:
 
 def _both(a: Ends, b: Ends) -> Ends:
     first = min(a, b, key=lambda ends: ends.rank)
-    at = {step: min(a.at.get(step, end), end) for step, end in b.at.items()}
+    at = {number: min(a.at.get(number, end), end) for number, end in b.at.items()}
     return Ends(first.rank, first.host, a.ranks + b.ranks, _fewer({**a.at, **at}))
 
 
 def _fewer(at: Mapping[int, int]) -> dict[int, int]:
-    """Some of the steps, the same of all ranks; what stays in the end was never left out before."""
-    steps = sorted(at, key=lambda step: (crc32(step.to_bytes(8, "little")), step))[:_ENDS]
-    return {step: at[step] for step in sorted(steps)}
+    """Some of them, the same of all ranks; what stays in the end was never left out before."""
+    numbers = sorted(at, key=lambda number: (crc32(number.to_bytes(8, "little")), number))
+    return {number: at[number] for number in sorted(numbers[:_ENDS])}
 
 
 def offsets(clocks: Clocks) -> list[Clock]:
-    """The clocks, compared with the usual one; nothing where there is only one."""
+    """The clocks compared, those that are furthest from the usual one first."""
+    return sorted(compared(clocks).values(), key=lambda found: (-abs(found.offset_ns), found.rank))
+
+
+def compared(clocks: Clocks) -> dict[str, Clock]:
+    """Each clock compared with the usual one; nothing where there is only one."""
     ordered = sorted(clocks.values(), key=lambda ends: ends.rank)
     if len(ordered) < 2:
-        return []
+        return {}
     usual = _usual(ordered)
-    found = [_compared(usual, ends) for ends in ordered]
-    known = [clock for clock in found if clock is not None]
-    return sorted(known, key=lambda clock: (-abs(clock.offset_ns), clock.rank)) if known[1:] else []
+    found = {name: _compared(usual, ends) for name, ends in clocks.items()}
+    known = {name: clock for name, clock in found.items() if clock is not None}
+    return known if len(known) > 1 else {}
 
 
 def _usual(ordered: list[Ends]) -> Ends:
     """The one in the middle; of two it cannot be told which is wrong, and the first counts."""
-    compared = [(_compared(ordered[0], ends), ends) for ends in ordered]
-    known = [(clock.offset_ns, ends.rank, ends) for clock, ends in compared if clock is not None]
-    return ordered[0] if len(known) < 3 else median_low(known)[2]
+    found = [(_compared(ordered[0], ends), ends) for ends in ordered]
+    known = [(clock.offset_ns, ends.rank, ends) for clock, ends in found if clock is not None]
+    known.sort(key=lambda each: each[:2])
+    return known[(len(known) - 1) // 2][2] if len(known) > 2 else ordered[0]
 
 
 def _compared(first: Ends, other: Ends) -> Clock | None:
-    steps = sorted(first.at.keys() & other.at.keys())
-    if len(steps) < _FEWEST:
+    shared = sorted(first.at.keys() & other.at.keys())
+    if len(shared) < _FEWEST:
         return None
-    times = [first.at[step] for step in steps]
-    apart = [other.at[step] - first.at[step] for step in steps]
+    times = [first.at[number] for number in shared]
+    apart = [other.at[number] - first.at[number] for number in shared]
     slope = _slope(times, apart)
     middle = (times[0] + times[-1]) / 2
     around = [gap - slope * (time - middle) for time, gap in zip(times, apart, strict=True)]
@@ -103,7 +120,7 @@ def _compared(first: Ends, other: Ends) -> Clock | None:
         offset_ns=round(median(apart)),
         uncertainty_ns=round(scatter if drifts else _scatter(apart)),
         drift=slope if drifts and slope else None,
-        meetings=len(steps),
+        meetings=len(shared),
     )
 
 

@@ -50,6 +50,8 @@ class Exchange(NamedTuple):
     duration: int
     collective: int
     """Number of what is known of it."""
+    end: int
+    """In ns since the trace's origin."""
 
 
 class Watcher(Protocol):
@@ -237,8 +239,9 @@ class Analysis:
         kernel = fresh["kind"] == Kind.KERNEL
         self.kernels.add(fresh["name"][kernel], time=length[kernel])
         exchange = self.names.category[fresh["name"]] == self.names.is_("collective")
-        pairs = zip(length[exchange].tolist(), fresh["collective"][exchange].tolist(), strict=True)
-        self.exchanges[step] += [Exchange(*pair) for pair in pairs]
+        columns = (length, fresh["collective"], fresh["end"])
+        rows = zip(*(column[exchange].tolist() for column in columns), strict=True)
+        self.exchanges[step] += [Exchange(*row) for row in rows]
         size = np.maximum(fresh["bytes"], calls["bytes"])[~kernel]
         self.copies.add(fresh["name"][~kernel], time=length[~kernel], bytes=np.maximum(0, size))
         known = calls["tag"] >= 0

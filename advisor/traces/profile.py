@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 _MOST = 100
 _NOTEWORTHY = 0.02
-_NOT_RECORDED = "not recorded in a trace"
+NOT_RECORDED = "not recorded in a trace"
 _RANK_IN_NAME = re.compile(r"(?:rank|worker)[_\-.]?(\d+)", re.IGNORECASE)
 _PHASE_NAMES = {
     Role.PLAIN: "forward",
@@ -108,7 +108,7 @@ def _run(trace: Analysed) -> Run:
         started_at=(
             datetime.fromtimestamp(origin_us / 1e6, timezone.utc).isoformat()
             if told
-            else _NOT_RECORDED
+            else NOT_RECORDED
         ),
         wall_ns=trace.times[-1] - trace.times[0],
         ended="completed",
@@ -129,9 +129,9 @@ def _environment(trace: Analysed) -> Environment:
         gpus.append(Gpu(index=number, name=name, memory_bytes=memory or None))
     cuda = metadata.cuda_runtime
     return Environment(
-        python=_NOT_RECORDED,
-        torch=_NOT_RECORDED,
-        platform=_NOT_RECORDED,
+        python=NOT_RECORDED,
+        torch=NOT_RECORDED,
+        platform=NOT_RECORDED,
         gpus=gpus,
         cuda=f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
     )
@@ -171,7 +171,7 @@ def _loaders(trace: Analysed) -> list[Loader]:
     return [
         Loader(
             class_name="DataLoader",
-            dataset=_NOT_RECORDED,
+            dataset=NOT_RECORDED,
             dataset_kind="map",
             num_workers=0,
             workers=[Worker(id=-1, pid=0, totals=totals)],

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from msgspec import structs
 
+from stepscope.advisor.ranks.clocks import Clocks, clock
 from stepscope.advisor.ranks.profiles import summary_of
 from stepscope.advisor.ranks.summary import Group, Meeting, Summary
 from stepscope.advisor.traces.legs import Legs, paths_of
 from stepscope.advisor.traces.load import Analysed, analyse
-from stepscope.advisor.traces.profile import profile_of, rank_of
+from stepscope.advisor.traces.profile import NOT_RECORDED, profile_of, rank_of
 from stepscope.profiler.format import Profile
 
 _UNBOUNDED = 1 << 62
 """Traces have few steps, and their collectives are compared one by one."""
+_MOST_HELD = 1 << 12
+"""Collectives in a step."""
 _HOST_IN_NAME = re.compile(r"(?P<host>.+)_\d+\.\d+\.pt\.trace\.json")
 """As `torch.profiler.tensorboard_trace_handler` names files: host, process, time."""
 
@@ -48,6 +51,7 @@ def summarise(path: Path, number: int = 0) -> Summary:
         summary,
         meetings=_meetings(trace, profile),
         groups=_groups(trace, host),
+        clocks=_clocks(trace, profile, host),
         paths=paths_of(legs, profile.run.rank, steps.first),
     )
 
@@ -67,6 +71,26 @@ def _meetings(trace: Analysed, profile: Profile) -> dict[int, dict[str, list[Mee
         if held:
             steps[number] = held
     return steps
+
+
+def _clocks(trace: Analysed, profile: Profile, host: str | None) -> Clocks:
+    """When the collectives of all ranks ended; nothing where the trace has no calendar time."""
+    if profile.run.started_at == NOT_RECORDED:
+        return {}
+    origin = trace.reader.metadata.base_ns + round(1000 * (trace.columns.origin_us or 0.0))
+    known, run = list(trace.columns.collectives), profile.run
+    at = {}
+    for i, number in enumerate(profile.steady.first):
+        held = [
+            exchange.end
+            for exchange in trace.sums.exchanges[i]
+            if (collective := known[exchange.collective]) is None
+            or collective.size == run.world_size
+        ]
+        # Where ranks have not held the same ones in a step, the numbers differ.
+        first = (number * _MOST_HELD + min(len(held), _MOST_HELD - 1)) * _MOST_HELD
+        at |= {first + place: origin + end for place, end in enumerate(held[: _MOST_HELD - 1])}
+    return clock(f"host {host}" if host else f"rank {run.rank}", run.rank, host, at)
 
 
 def _groups(trace: Analysed, host: str | None) -> dict[str, Group]:

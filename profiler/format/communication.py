@@ -39,11 +39,11 @@ class Meetings(Struct, kw_only=True, omit_defaults=True):
 
     clock: str
     """Which clock: ranks of one machine have the same."""
-    first_ns: int
-    """The first end, on this clock, in nanoseconds since 1970."""
+    origin_ns: int
+    """What it showed when the recording began: nanoseconds since 1970."""
     steps: list[Count]
     ends_ns: list[int]
-    """Since the first."""
+    """Since then, on this clock."""
 
 
 class Straggler(Struct, kw_only=True, omit_defaults=True):

@@ -18,7 +18,14 @@ from stepscope.advisor.ranks.profiles import BINS, exchange_of, summary_of
 from stepscope.advisor.ranks.sketches import added, counted, kept, middle
 from stepscope.advisor.ranks.summary import Summary, merge
 from stepscope.advisor.ranks.timeline import timeline_of
-from stepscope.profiler.format import Collective, CollectiveCalls, Environment, Meetings, Profile, Steps
+from stepscope.profiler.format import (
+    Collective,
+    CollectiveCalls,
+    Environment,
+    Meetings,
+    Profile,
+    Steps,
+)
 
 
 def a_rank(chance: random.Random, rank: int, world: int = 40) -> Profile:
@@ -65,7 +72,7 @@ def a_rank(chance: random.Random, rank: int, world: int = 40) -> Profile:
     met = sorted(chance.sample(range(first, first + count), 40))
     profile.meetings = Meetings(
         clock=f"clock{rank % 5}",
-        first_ns=chance.randrange(10**18),
+        origin_ns=chance.randrange(10**18),
         steps=met,
         ends_ns=sorted(chance.randrange(10**9) for _ in met),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stepscope.advisor.command import say
-from stepscope.advisor.export.chrome import TraceWriter, Tracks
+from stepscope.advisor.export.chrome import Event, TraceWriter, Tracks, exact_us
+from stepscope.advisor.export.one_clock import later_by
 from stepscope.advisor.export.registry import Format
 from stepscope.advisor.export.sources import Source
 from stepscope.advisor.export.timeline import (
@@ -23,6 +24,8 @@ from stepscope.advisor.inputs import is_trace, needs_traces, stem
 from stepscope.profiler.format import Profile
 from stepscope.profiler.storage import load
 from stepscope.profiler.version import version
+
+_MOVED = "Moved by {milliseconds:.3f} ms, so that collectives end on all ranks together."
 
 
 def _write(sources: Sequence[Source], paths: list[Path]) -> None:
@@ -49,15 +52,20 @@ def _side_by_side(files: list[Path], out: TraceWriter) -> dict[str, Any]:
     tracks = Tracks()
     notes: dict[str, str] = {}
     base_ns: int | None = None
+    with needs_traces(files[0]):
+        later_ns = later_by(files)
     for file in files:
+        later = later_ns.get(file, 0)
+        if later:
+            notes[f"{file.name}, clock"] = _MOVED.format(milliseconds=later / 1e6)
         if not is_trace(file):
             profile = load(file)
             notes |= {f"{file.name}, {i}": note for i, note in enumerate(notes_of(profile), 1)}
-            _add(profile, out, tracks)
+            _add(profile, out, tracks, later)
             continue
         with needs_traces(file):
             from stepscope.advisor.export.side_by_side import Copy, OneOfMany  # noqa: PLC0415
-        one = OneOfMany(Copy(file), stem(file), tracks, base_ns)
+        one = OneOfMany(Copy(file), stem(file), tracks, base_ns, later)
         for events in one.events():
             out.add(events)
         base_ns = one.base_ns
@@ -75,21 +83,26 @@ def _written_by() -> dict[str, str]:
     return {"written by": f"stepscope {version()}"}
 
 
-def _add(profile: Profile, out: TraceWriter, tracks: Tracks) -> None:
+def _add(profile: Profile, out: TraceWriter, tracks: Tracks, later_ns: int) -> None:
+    later_us = exact_us(later_ns)
+
+    def add(events: Iterable[Event]) -> None:
+        out.add({**event, "ts": event["ts"] + later_us} for event in events)
+
     rank = f"rank {profile.run.rank}: " if profile.run.world_size > 1 else ""
     rows = rows_of(profile)
     pid = tracks.process(f"{rank}training")
     tid = tracks.thread(pid, "training thread")
-    out.add(steps_of(profile, rows, pid, tid))
-    out.add(window_of(profile, rows, pid, tid))
-    out.add(marks_of(profile, pid, tracks.thread(pid, "events")))
-    out.add(counters_of(profile, rows, pid))
+    add(steps_of(profile, rows, pid, tid))
+    add(window_of(profile, rows, pid, tid))
+    add(marks_of(profile, pid, tracks.thread(pid, "events")))
+    add(counters_of(profile, rows, pid))
     for loader in profile.loaders:
         if loader.batches is None:
             continue
         purpose = "" if loader.training else ", validation"
         name = f"{rank}{loader.class_name} of {loader.dataset}{purpose}"
-        out.add(batches_of(loader, tracks.process(name), tracks))
+        add(batches_of(loader, tracks.process(name), tracks))
 
 
 FORMAT = Format("a timeline for ui.perfetto.dev (Chrome trace)", ".perfetto.json.gz", None, _write)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from stepscope.advisor.cli import cli
 from stepscope.advisor.traces.profile import load_trace
-from stepscope.profiler.format import Batches, Mark, Metric, Profile, Run, Samples, Steps
+from stepscope.profiler.format import Batches, Mark, Meetings, Metric, Profile, Run, Samples, Steps
 from stepscope.profiler.storage import save
 
 HOSTILE = 'a "name"\\ </script>\x00\n\u2028 <b>'
@@ -156,6 +156,24 @@ def test_several_ranks_are_processes_of_one_timeline(tmp_path: Path) -> None:
     assert {"rank 0: training", "rank 1: training"} <= set(names)
     assert len(slices(trace, "ProfilerStep#30")) == 2
     assert not tracks(trace, "process").keys() & tracks(trace, "thread").keys()
+
+
+def test_ranks_are_put_on_one_clock(tmp_path: Path) -> None:
+    def a_rank(rank: int, began_ms: int, ahead_ms: int) -> Profile:
+        ends = [(100 * step - began_ms) * MS for step in range(20)]
+        run = Run(started_at="", wall_ns=1, ended="completed", rank=rank, world_size=2, job="this")
+        meetings = Meetings(
+            clock=f"{rank}",
+            origin_ns=(1_700_000_000_000 + began_ms + ahead_ms) * MS,
+            steps=list(range(20)),
+            ends_ns=ends,
+        )
+        return a_profile(run=run, meetings=meetings)
+
+    trace = shown(tmp_path, a_rank(0, 70, 0), a_rank(1, 20, 3000))
+    (first, second) = (step["ts"] for step in slices(trace, "ProfilerStep#30"))
+    assert first - second == 50_000  # it began so much later
+    assert "Moved by 50.000 ms" in " ".join(trace["otherData"].values())
 
 
 def test_nothing_in_a_profile_breaks_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from trace_documents import DATA, document, host, launch, step, work, write
 
 from stepscope.advisor.cli import cli
+from stepscope.advisor.inputs import load_input
 from stepscope.advisor.traces.profile import load_trace
 
 
@@ -69,6 +70,32 @@ def test_ranks_lie_side_by_side(tmp_path: Path) -> None:
     assert {names[event["pid"]].partition(":")[0] for event in slices(trace)} == {
         f"dlrm_rank{rank}" for rank in range(8)
     }
+
+
+def test_a_clock_that_is_wrong_is_set_right(tmp_path: Path) -> None:
+    """Real traces of one machine, one of which had its clock set ahead."""
+    ahead_us = 40_000
+    folder = tmp_path / "traces"
+    folder.mkdir()
+    expected = []
+    for rank in (0, 5, 7):
+        trace = read(DATA / f"dlrm/dlrm_rank{rank}.json.gz")
+        expected += [event["ts"] for event in slices(trace)]
+        for event in trace["traceEvents"]:
+            if rank == 5 and "ts" in event:
+                event["ts"] += ahead_us
+        write(folder / f"rank{rank}.json", trace)
+    ranks = load_input(folder).ranks
+    assert ranks is not None
+    wrong, *others = ranks.clocks
+    assert wrong.rank == 5
+    assert wrong.offset_ns == pytest.approx(ahead_us * 1000, abs=5000)
+    assert all(abs(clock.offset_ns) < 5000 for clock in others)
+
+    shown = read(exported(tmp_path / "out.json.gz", folder))
+    pairs = zip(sorted(event["ts"] for event in slices(shown)), sorted(expected), strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 5
+    assert [key for key in shown["otherData"] if "clock" in key] == ["rank5.json, clock"]
 
 
 def test_clocks_and_arrows_of_several_traces_are_kept_apart(tmp_path: Path) -> None:
