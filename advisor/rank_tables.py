@@ -168,7 +168,7 @@ def host_rows(ranks: Ranks | None) -> list[HostLine]:
 
 
 def _clock(clock: Clock) -> str:
-    if not clock.uncertainty_ns:
+    if not clock.offset_ns and not clock.uncertainty_ns:
         return "the usual one"
     off, sure = (wording.duration(abs(ns) / 1e9) for ns in (clock.offset_ns, clock.uncertainty_ns))
     if abs(clock.offset_ns) <= clock.uncertainty_ns:

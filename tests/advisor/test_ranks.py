@@ -18,7 +18,7 @@ from stepscope.advisor.inputs import load_input, load_inputs
 from stepscope.advisor.rank_tables import heat_picture, rank_table
 from stepscope.advisor.ranks import engines
 from stepscope.advisor.rule_files import load_knowledge
-from stepscope.profiler.format import Collective, Model, Profile, Ranks
+from stepscope.profiler.format import Collective, Meetings, Model, Profile, Ranks
 from stepscope.profiler.storage import ProfileError, load, save
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -142,6 +142,35 @@ def test_the_clock_of_a_slow_device_is_told(tmp_path: Path) -> None:
 
     assert (ranks.stragglers[0].rank, ranks.stragglers[0].cause) == (1, "compute.arithmetic")
     assert any("its GPU runs at 900 MHz, the median one at 180" in w for w in profile.problems)
+
+
+def test_a_clock_that_is_wrong_is_told_beside_its_host(tmp_path: Path) -> None:
+    def on_two_hosts(profile: Profile, rank: int) -> None:
+        host = rank // 4
+        profile.environment.host = f"node{host}"
+        ends = [step * 100 * MS + host * 90 * MS + rank * 1000 for step in range(50)]
+        profile.meetings = Meetings(
+            clock=f"c{host}", origin_ns=0, steps=list(range(50)), ends_ns=ends
+        )
+
+    profile = load_input(copies(tmp_path, 8, on_two_hosts))
+
+    ahead = ranks_of(profile).clocks[0]
+    assert (ahead.host, ahead.rank, ahead.ranks, ahead.offset_ns) == ("node1", 4, 4, 90_004_000)
+    words = "The clock of host node1 is 90.0 ms ahead of the other's"
+    assert any(problem.startswith(words) for problem in profile.problems)
+    page = render(judged(profile), profile)
+    assert "90.0 ms ahead" in page
+    assert "the usual one" in page
+
+
+def test_a_copy_made_during_the_run_is_told_to_be_one(tmp_path: Path) -> None:
+    def killed(profile: Profile, rank: int) -> None:
+        profile.run.ended = "running" if rank == 1 else "completed"
+
+    profile = load_input(copies(tmp_path, 3, killed))
+
+    assert any(words.startswith("On rank 1: this is a copy") for words in profile.problems)
 
 
 def test_a_missing_rank_is_said_and_not_guessed(tmp_path: Path) -> None:

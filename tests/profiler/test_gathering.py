@@ -12,7 +12,7 @@ from rank_processes import run_ranks
 from torch import distributed
 
 from stepscope.advisor.inputs import load_input
-from stepscope.profiler import gathering, profile
+from stepscope.profiler import gathering, launch, profile
 from stepscope.profiler.ranks import RankedFile
 from stepscope.profiler.storage import load
 
@@ -58,6 +58,27 @@ def test_ranks_that_share_no_folder_send_their_profiles_to_rank_0(tmp_path: Path
     job = load_input(tmp_path / "host0")
     assert job.ranks is not None
     assert (job.ranks.count, job.ranks.missing) == (3, 0)
+
+
+def launched(rank: int) -> None:
+    """As `advise run` starts it on several hosts: recorded to the end of the process."""
+    Path(f"run{rank}").mkdir()
+    launch.watch({"out": f"{rank}/p.json", "steps": None, "folder": f"run{rank}", "probe": False})
+    distributed.init_process_group("gloo")
+    parameter = torch.ones(4, requires_grad=True)
+    for _ in range(20):
+        parameter.sum().backward()
+    distributed.destroy_process_group()
+
+
+def test_advise_run_on_the_host_of_rank_0_learns_of_what_it_was_sent(tmp_path: Path) -> None:
+    codes, stderr = run_ranks(launched, 2, tmp_path)
+
+    assert codes == [0, 0], stderr
+    assert [told(each) for each in stderr] == [[], []]  # it tells itself
+    claims = {path.name: path.read_text() for path in (tmp_path / "run0").glob("profile-*")}
+    assert claims == {"profile-000000-01": "0/p.rank0.json", "profile-000001-01": "0/p.rank1.json"}
+    assert [path.name for path in (tmp_path / "run1").glob("profile-*")] == ["profile-000001-01"]
 
 
 def lose_a_rank(rank: int) -> None:
