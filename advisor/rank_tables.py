@@ -78,6 +78,18 @@ class RankTable(NamedTuple):
     clocks: bool
 
 
+class HostLine(NamedTuple):
+    """A host in words."""
+
+    host: str
+    ranks: int
+    own: str
+    exchange: str
+    slowest: int
+    clock: str
+    """How far it is from the usual one; empty where that is not known."""
+
+
 def heat_picture(map_: HeatMap | None) -> HeatPicture | None:
     """Cells by colour; each as hot as its longest time, so that no spike is lost."""
     values = [value for value in (map_.longest_ns if map_ else ()) if value is not None]
@@ -135,18 +147,6 @@ def rank_table(ranks: Ranks | None) -> RankTable | None:
         hosts=any(row.host for row in ranks.rows),
         clocks=any(row.clock_mhz is not None for row in ranks.rows),
     )
-
-
-class HostLine(NamedTuple):
-    """A host in words."""
-
-    host: str
-    ranks: int
-    own: str
-    exchange: str
-    slowest: int
-    clock: str
-    """How far it is from the usual one; empty where that is not known."""
 
 
 def host_rows(ranks: Ranks | None) -> list[HostLine]:

@@ -14,20 +14,25 @@ _SURELY = 3
 """Times the uncertainty, from which a clock of a trace is wrong."""
 
 
-def later_by(files: Sequence[Path]) -> dict[Path, int]:
+def later_by(sources: Sequence[Sequence[Path]]) -> dict[Path, int]:
     """Nanoseconds to be added to the times of each file; none where nothing is known.
 
     Profiles count from when their recording began, traces keep the clock of their machine.
 
     Args:
-        files: of ranks, all profiles or all traces.
+        sources: the files of each folder, or a single file.
     """
+    files = [file for source in sources for file in source]
     if len(files) < 2:
         return {}
-    traces = [file for file in files if is_trace(file)]
-    if traces:
-        return _traces(files) if len(traces) == len(files) else {}
-    return _profiles(files)
+    if not any(map(is_trace, files)):
+        return _profiles(files)
+    # Only what lies in one folder is sure to be of one run.
+    found: dict[Path, int] = {}
+    for source in sources:
+        if len(source) > 1 and all(map(is_trace, source)):
+            found |= _traces(source)
+    return found
 
 
 def _traces(files: Sequence[Path]) -> dict[Path, int]:
@@ -38,7 +43,7 @@ def _traces(files: Sequence[Path]) -> dict[Path, int]:
     for number, file in enumerate(files):
         with suppress(ProfileError):  # no collectives can be told from it
             own = summarise(file, number).clocks
-            of_file |= dict.fromkeys([file], next(iter(own), ""))
+            of_file[file] = next(iter(own), "")
             clocks = joined(clocks, own)
     found = compared(clocks)
     return {
@@ -55,8 +60,8 @@ def _profiles(files: Sequence[Path]) -> dict[Path, int]:
     for file in files:
         profile = load(file)
         jobs.add(profile.run.job)
-        if profile.meetings is None or jobs != {profile.run.job} or profile.run.job is None:
-            return {}  # of different runs, perhaps
+        if profile.meetings is None or profile.run.job is None or len(jobs) > 1:
+            return {}  # perhaps they are of different runs
         began[file] = profile.meetings.origin_ns, profile.meetings.clock
         clocks = joined(
             clocks, clocks_of(profile.meetings, profile.run.rank, profile.environment.host)

@@ -20,8 +20,8 @@ from stepscope.profiler.format import Clock, Meetings
 
 _CLOCKS, _ENDS = 256, 64
 _FEWEST = 8
-_CERTAIN = 3.0
-"""So many times the scatter a drift has to add up to during the run."""
+_CERTAIN, _LONG = 3.0, 10_000_000_000
+"""So many times the scatter a drift has to add up to, and in so many nanoseconds at least."""
 
 
 class Ends(Struct):
@@ -112,14 +112,15 @@ def _compared(first: Ends, other: Ends) -> Clock | None:
     middle = (times[0] + times[-1]) / 2
     around = [gap - slope * (time - middle) for time, gap in zip(times, apart, strict=True)]
     scatter = _scatter(around)
-    drifts = abs(slope) * (times[-1] - times[0]) > _CERTAIN * scatter
+    lasted = times[-1] - times[0]
+    drifts = lasted >= _LONG and abs(slope) * lasted > _CERTAIN * scatter
     return Clock(
         host=other.host or None,
         rank=other.rank,
         ranks=other.ranks,
         offset_ns=round(median(apart)),
         uncertainty_ns=round(scatter if drifts else _scatter(apart)),
-        drift=slope if drifts and slope else None,
+        drift=slope if drifts else None,
         meetings=len(shared),
     )
 

@@ -38,7 +38,8 @@ def words_of(ranks: Ranks, summary: Summary, wall: int) -> list[str]:
             f"The ranks started up to {duration(apart)} apart: are they of one run? "
             "If not, remove the files of the other."
         )
-    words += _clocks(ranks.clocks)
+    else:
+        words += _clocks(ranks.clocks)
     if ranks.count < 2:
         return words
     if not summary.exchange_known:

@@ -275,6 +275,7 @@ def test_a_path_that_cannot_be_written_is_said_and_the_loop_goes_on(tmp_path: Pa
                 prof.log(loss=item)
         print(seen)
     """
+    (tmp_path / "profile.json").mkdir()  # the name of the file in a folder
     for path in (tmp_path / "file" / "profile.json", tmp_path):
         done = run_script(script, str(path))
         assert (done.returncode, done.stdout) == (0, "[1, 2, 3]\n")

@@ -29,10 +29,10 @@ _MOVED = "Moved by {milliseconds:.3f} ms, so that collectives end on all ranks t
 
 
 def _write(sources: Sequence[Source], paths: list[Path]) -> None:
-    files = [file for source in sources for file in source.files()]
+    files = [source.files() for source in sources]
+    alone = files[0][0] if len(files) == len(files[0]) == 1 and is_trace(files[0][0]) else None
     with TraceWriter(paths[0]) as out:
-        alone = len(files) == 1 and is_trace(files[0])
-        beside = _copied(files[0], out) if alone else _side_by_side(files, out)
+        beside = _copied(alone, out) if alone else _side_by_side(files, out)
         out.end({"displayTimeUnit": "ms"} | beside)
 
 
@@ -47,13 +47,14 @@ def _copied(trace: Path, out: TraceWriter) -> dict[str, Any]:
     return copy.reader.beside | {"otherData": _written_by()}
 
 
-def _side_by_side(files: list[Path], out: TraceWriter) -> dict[str, Any]:
+def _side_by_side(sources: list[list[Path]], out: TraceWriter) -> dict[str, Any]:
     """Profiles and traces as processes of their own; returns what stands beside the events."""
     tracks = Tracks()
     notes: dict[str, str] = {}
     base_ns: int | None = None
+    files = [file for source in sources for file in source]
     with needs_traces(files[0]):
-        later_ns = later_by(files)
+        later_ns = later_by(sources)
     for file in files:
         later = later_ns.get(file, 0)
         if later:
