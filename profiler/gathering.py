@@ -74,7 +74,7 @@ class Gathering:
         self._saved = threading.Event()
         self._over = False
         # Made early: while Python ends, no thread can be started any more.
-        self._thread = threading.Thread(target=self._run, name="stepscope ranks", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="stepscope-ranks", daemon=True)
 
     def watch(self, recorder: Recorder) -> None:
         """Join now, or after one of the first steps: a process group may be made later."""
