@@ -45,7 +45,7 @@ from stepscope.advisor.plan import (
     possible,
 )
 from stepscope.advisor.predict import model_error
-from stepscope.advisor.rank_words import straggler_words
+from stepscope.advisor.rank_words import slow_rank_link_words, straggler_words
 from stepscope.advisor.rediagnosis import facts_after
 from stepscope.advisor.stages import Stages
 from stepscope.advisor.wording import (
@@ -308,6 +308,8 @@ def _verdict(
         if cause == "communication.straggler" and ranks is not None and ranks.persistent:
             who = straggler_words(ranks, ranks.stragglers[0])
             sentence += f" {who[0].upper()}{who[1:]}."
+        if cause == "communication.collective" and ranks is not None:
+            sentence += "".join(f" {words}" for words in slow_rank_link_words(ranks))
         if first is not None:
             sentence += f" First: {_lower(first.title)} ({_promise(first)})."
     return Verdict(

@@ -273,6 +273,12 @@ FACTS: dict[str, FactName] = {
     "ranks.imbalance": FactName(
         "ratio", "time outside of collectives of the slowest rank over the mean of the ranks"
     ),
+    "ranks.link_bandwidth": FactName(
+        "bytes/s", "what the link of the slowest rank carries, by the kernel's counters"
+    ),
+    "ranks.slow_links": FactName("count", "ranks with a link much slower than the others'"),
+    "ranks.slow_link": FactName("text", "numbers of these ranks"),
+    "ranks.usual_link_bandwidth": FactName("bytes/s", "what the links of the others carry, median"),
     "ranks.waiting_share": FactName(
         "share", "part of the step in collectives before all ranks are there, mean of the ranks"
     ),

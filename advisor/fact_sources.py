@@ -17,6 +17,7 @@ _IO = "profile on Linux, where /proc/self/task/*/io counts what a thread reads"
 _LONGER = "run longer: samples are taken once a second, and trends need half a minute of them"
 _STEPS = "run at least 30 steps after warm-up"
 _STACKS = "run for a few seconds at least, so that the stack sampler sees the loop"
+_CONNECTIONS = "profile all ranks on Linux, where they exchange over TCP (gloo, or NCCL's sockets)"
 _OPTIMIZER = "step a torch.optim optimizer inside the `with profile(...)` block"
 _TRACE = "record a trace with torch.profiler on a CUDA device, and judge that too"
 _MODEL = "call a torch.nn.Module inside the `with profile(...)` block"
@@ -31,6 +32,15 @@ _BY_NAME = {
         _COLLECTIVES,
     ),
     **dict.fromkeys(("comm.latency_seconds", "comm.link_bandwidth"), _SIZES),
+    **dict.fromkeys(
+        (
+            "ranks.link_bandwidth",
+            "ranks.slow_link",
+            "ranks.slow_links",
+            "ranks.usual_link_bandwidth",
+        ),
+        _CONNECTIONS,
+    ),
     "compute.optimizer": _OPTIMIZER,
     "cpu.foreign_cores": _LONGER,
     "cpu.main_delay_share": _SCHEDULER,

@@ -129,6 +129,7 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
         "compile",
         "clock",
         "link",
+        "even_links",
         "joined_messages",
         "no_pickles",
         "no_barriers",

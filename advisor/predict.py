@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from math import ceil, exp, isfinite, log
+from math import ceil, exp, inf, isfinite, log
 
 from stepscope.advisor import messages
 from stepscope.advisor.advice import Prediction
@@ -16,6 +16,7 @@ from stepscope.advisor.ceilings import serial_fraction
 from stepscope.advisor.contention import Contention
 from stepscope.advisor.device_facts import clock_share, link_share
 from stepscope.advisor.knowledge import Predictor
+from stepscope.advisor.link_rates import slow_links, with_link
 from stepscope.advisor.measure import Measurement
 from stepscope.advisor.stages import Stages
 from stepscope.advisor.trainer import collectives_cause
@@ -306,6 +307,19 @@ def _link(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | N
     )
 
 
+def _even_links(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """The slow links get the rate of the others; that is seen on small parts, so it may be more."""
+    slow = slow_links(profile)
+    if not slow:
+        return None
+    link, usual = slow[0], slow[0].usual_bytes_per_s or slow[0].bytes_per_s
+    return Outcome(
+        lambda s: with_link(s, link, usual),
+        f"the link is {usual / link.bytes_per_s:.3g} times as fast, like those of the other ranks",
+        best=lambda s: with_link(s, link, inf),
+    )
+
+
 def _joined_messages(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
     """The program's own messages go together, one of each size."""
     saving = messages.joined(profile)
@@ -361,6 +375,7 @@ PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = 
     "compile": _compile,
     "clock": _clock,
     "link": _link,
+    "even_links": _even_links,
     "joined_messages": _joined_messages,
     "no_pickles": _without_calls,
     "no_barriers": _without_calls,

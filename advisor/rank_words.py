@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stepscope.advisor.wording import cause_label, duration
+from stepscope.advisor.wording import bit_rate, cause_label, duration
 from stepscope.profiler.format import Ranks, RankTimes, Straggler
 
 _SLOW_CLOCK = 0.95
@@ -30,6 +30,18 @@ def _clock(row: RankTimes, ranks: Ranks) -> str:
     if row.clock_mhz is None or row.clock_mhz > _SLOW_CLOCK * usual:
         return ""
     return f"; its GPU runs at {row.clock_mhz:.0f} MHz, the median one at {usual:.0f}"
+
+
+def slow_rank_link_words(ranks: Ranks) -> list[str]:
+    """Which ranks' links are slower than those of the others."""
+    slow = [link for link in ranks.rank_links if link.usual_bytes_per_s is not None]
+    if not slow:
+        return []
+    numbers = ", ".join(str(rank) for rank in sorted(link.rank for link in slow))
+    return [
+        f"The link of rank {numbers} carries {bit_rate(slow[0].bytes_per_s)}, those of the others "
+        f"{bit_rate(slow[0].usual_bytes_per_s or 0.0)}."
+    ]
 
 
 def ranks_in_words(ranks: Iterable[int], size: int) -> str:

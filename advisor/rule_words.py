@@ -51,6 +51,10 @@ _PREDICTORS = {
         "A bound: at most what the pipeline model gains without dispatching and memory traffic, "
         "half of it as the likely case; large operators may get slower, so it may lose."
     ),
+    "even_links": (
+        "The pipeline model with the slow link as fast as those of the other ranks, by the "
+        "kernel's counters of their connections."
+    ),
     "joined_messages": (
         "The pipeline model with one message of each size in place of the program's many: the "
         "bytes stay, all but one meeting of the ranks go."

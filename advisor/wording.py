@@ -167,6 +167,11 @@ def size(count: float) -> str:
     return f"{value:.0f} B" if unit == "B" else f"{_digits(value)} {unit}"
 
 
+def bit_rate(bytes_per_s: float) -> str:
+    """As links are named: `50 Mbit/s`."""
+    return scaled(8 * bytes_per_s, "bit/s")
+
+
 def scaled(value: float, unit: str) -> str:
     """A number of something with three digits and a decimal prefix, e.g. `211 GFLOP/s`."""
     factor, prefix = next(((f, p) for f, p in _PREFIXES if value >= f), (1.0, ""))

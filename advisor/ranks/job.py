@@ -9,6 +9,7 @@ from msgspec import structs
 
 from stepscope.advisor.ranks.calls import mean_calls
 from stepscope.advisor.ranks.clocks import offsets
+from stepscope.advisor.ranks.connections import rank_links
 from stepscope.advisor.ranks.heat import heat_map
 from stepscope.advisor.ranks.links import links_of
 from stepscope.advisor.ranks.paths import job_path
@@ -270,6 +271,7 @@ def _ranks(summary: Summary, waits: list[_Wait]) -> Ranks:
         clocks=offsets(summary.clocks),
         heat=heat_map(summary.heat, "own" if summary.exchange_known else "step"),
         links=links_of(summary),
+        rank_links=rank_links(summary.connections),
     )
 
 

@@ -15,6 +15,7 @@ from stepscope.advisor.device_path import on_device_path
 from stepscope.advisor.measure import measured_steps
 from stepscope.advisor.ranks.calls import calls_of
 from stepscope.advisor.ranks.clocks import clocks_of
+from stepscope.advisor.ranks.connections import connections_of
 from stepscope.advisor.ranks.heat import heat_of
 from stepscope.advisor.ranks.sketches import Counts, counted
 from stepscope.advisor.ranks.summary import Exchange, Summary
@@ -124,6 +125,7 @@ def summary_of(
         exchange_known=exchange is not None,
         timeline=timeline_of(steps, capacity, exchange_ns=spent, **{"least.exchange_ns": shortest}),
         clocks=clocks_of(profile.meetings, rank, times.host),
+        connections=connections_of(profile),
         heat=heat_of(rank, steps.first, steps.count, own),
         slowest=[times],
         quickest=[times] if exchange is not None else [],
@@ -235,5 +237,6 @@ def _stripped(profile: Profile) -> Profile:
         collectives=[],
         collective_calls=[],
         meetings=None,
+        connections=[],
         problems=[],
     )

@@ -15,6 +15,8 @@ from stepscope.advisor.ranks.calls import Table
 from stepscope.advisor.ranks.calls import joined as joined_calls
 from stepscope.advisor.ranks.clocks import Clocks
 from stepscope.advisor.ranks.clocks import joined as joined_clocks
+from stepscope.advisor.ranks.connections import Connections
+from stepscope.advisor.ranks.connections import joined as joined_connections
 from stepscope.advisor.ranks.heat import Heat, overlaid
 from stepscope.advisor.ranks.paths import Paths
 from stepscope.advisor.ranks.paths import joined as joined_paths
@@ -89,6 +91,8 @@ class Summary(Struct, kw_only=True):
     meetings: dict[int, dict[str, list[Meeting]]] = field(default_factory=dict)
     """Collectives one by one, by step and by group and kind; only of traces."""
     groups: dict[str, Group] = field(default_factory=dict)
+    connections: Connections = field(default_factory=dict)
+    """Between ranks; only of profiles."""
     paths: Paths = field(default_factory=dict)
     """Critical paths of the steps; only of traces."""
     clocks: Clocks = field(default_factory=dict)
@@ -133,6 +137,7 @@ def merge(one: Summary, other: Summary) -> Summary:
         timeline=joined(one.timeline, other.timeline),
         meetings=_met(one.meetings, other.meetings),
         groups=_groups(one.groups, other.groups),
+        connections=joined_connections(one.connections, other.connections),
         paths=joined_paths(one.paths, other.paths),
         clocks=joined_clocks(one.clocks, other.clocks),
         heat=overlaid(one.heat, other.heat),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from stepscope.advisor.rank_words import ranks_in_words, straggler_words
+from stepscope.advisor.rank_words import (
+    ranks_in_words,
+    slow_rank_link_words,
+    straggler_words,
+)
 from stepscope.advisor.ranks.summary import Summary
 from stepscope.advisor.wording import duration, plural, share, size
 from stepscope.profiler.format import Clock, HostTimes, Link, Ranks
@@ -49,7 +53,8 @@ def words_of(ranks: Ranks, summary: Summary, wall: int) -> list[str]:
         )
         return words
     words += _stragglers(ranks, wall, _noun(summary))
-    return words + _slow_hosts(ranks.hosts) + _slow_links(ranks.links)
+    words += _slow_hosts(ranks.hosts) + _slow_links(ranks.links)
+    return words + slow_rank_link_words(ranks)
 
 
 def _missing(ranks: Ranks) -> str:

@@ -19,6 +19,7 @@ from stepscope.profiler.format.communication import (
     HostTimes,
     Link,
     Meetings,
+    RankLink,
     Ranks,
     RankTimes,
     Straggler,
@@ -51,7 +52,7 @@ from stepscope.profiler.format.environment import (
     Run,
 )
 from stepscope.profiler.format.loading import Batches, Ceilings, FetchTotals, Loader, Solo, Worker
-from stepscope.profiler.format.messages import CollectiveCalls, FlightRecorder
+from stepscope.profiler.format.messages import CollectiveCalls, Connection, FlightRecorder
 from stepscope.profiler.format.path import CriticalPath, PathKernel, PathOperator, Replayed
 from stepscope.profiler.format.timeline import (
     STEP_COLUMNS,
@@ -75,6 +76,7 @@ __all__ = [
     "Collective",
     "CollectiveCalls",
     "Configuration",
+    "Connection",
     "Copies",
     "Counted",
     "CriticalPath",
@@ -104,6 +106,7 @@ __all__ = [
     "PathOperator",
     "PhaseMemory",
     "Profile",
+    "RankLink",
     "RankTimes",
     "Ranks",
     "Replayed",
@@ -163,6 +166,8 @@ class Profile(Struct, kw_only=True):
     """What the program has called itself in steady steps, by kind and size of message."""
     meetings: Meetings | None = None
     """What the clocks of ranks are compared by; None where no collective of all ranks was seen."""
+    connections: list[Connection] = []
+    """Those that have carried most, of whatever use; Linux only."""
     flight_recorder: FlightRecorder | None = None
     ceilings: Ceilings | None = None
     sites: list[Site] = []

@@ -150,6 +150,18 @@ class Link(Struct, kw_only=True, omit_defaults=True):
     """Median of other groups that do the same, where this one is much slower: a slow link."""
 
 
+class RankLink(Struct, kw_only=True, omit_defaults=True):
+    """What a rank's connections to other ranks tell of its link."""
+
+    rank: int
+    bytes_per_s: float
+    """Over its fastest connection while something was on its way, headers of packets included."""
+    busy_ns: int
+    """Per step, in the busier direction: what it sent, or was sent, was on its way."""
+    usual_bytes_per_s: float | None = None
+    """Median of the other ranks, where this one is much slower."""
+
+
 class Ranks(Struct, kw_only=True, omit_defaults=True):
     """What only the records of several ranks tell together.
 
@@ -185,3 +197,5 @@ class Ranks(Struct, kw_only=True, omit_defaults=True):
     heat: HeatMap | None = None
     links: list[Link] = []
     """The slowest first."""
+    rank_links: list[RankLink] = []
+    """The slowest first; of ranks that exchange over TCP."""

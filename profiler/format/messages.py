@@ -37,6 +37,28 @@ class CollectiveCalls(Struct, kw_only=True, omit_defaults=True):
     """Tenth percentile of the time of one call: hardly any waiting for late ranks is in it."""
 
 
+class Connection(Struct, kw_only=True, omit_defaults=True):
+    """A TCP connection of this process, by the kernel's own counters over some steps."""
+
+    local: str
+    """Our end, `ADDRESS:PORT`."""
+    peer: str
+    """The other one."""
+    steps: Count
+    sent_bytes: Count
+    """That the other end has acknowledged."""
+    received_bytes: Count
+    busy_ns: Count
+    """In which something of what we sent was on its way and the other end had room for it; counted
+    in ticks of 1 to 10 ms, right on average."""
+    segments: Count = 0
+    """Packets with data that were sent."""
+    segment_bytes: Count = 0
+    """Of data that a full one holds."""
+    sent_again_bytes: Count = 0
+    """Because packets were lost, or thought to be."""
+
+
 class FlightRecorder(Struct, kw_only=True, omit_defaults=True):
     """What PyTorch's own flight recorder still had at the end, DistributedDataParallel included."""
 
