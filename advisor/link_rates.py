@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile, RankLink
 
@@ -32,8 +30,6 @@ def with_link(stages: Stages, link: RankLink, bytes_per_s: float) -> Stages:
     if exposed <= 0:
         return stages
     saved = min(exposed, link.busy_ns / 1e9) * max(0.0, 1 - link.bytes_per_s / bytes_per_s)
-    main = {
-        cause: seconds * (1 - saved / exposed) if cause in EXCHANGES else seconds
-        for cause, seconds in stages.main.items()
-    }
-    return replace(stages, main=main)
+    for cause in EXCHANGES:
+        stages = stages.scaled(cause, 1 - saved / exposed)
+    return stages

@@ -46,7 +46,7 @@ def averaged(model: nn.Module) -> None:
     together = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(together)
     together /= distributed.get_world_size()
-    parts = torch.split(together, [gradient.numel() for gradient in gradients])  # type: ignore[no-untyped-call]
+    parts = torch.split(together, [gradient.numel() for gradient in gradients])
     for gradient, mean in zip(gradients, parts, strict=True):
         gradient.copy_(mean.view_as(gradient))
 
