@@ -51,7 +51,7 @@ class Truth(msgspec.Struct):
 def run(names: list[str], folder: Path, seconds: float, *, again: bool) -> None:
     """Record every loop into `folder`; what is there already is kept unless `again`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _heavy_group() as group:
+    with heavy_group() as group:
         if group is None:
             print("no writable cpu cgroup: other programs are not held back", flush=True)
         for name in names:
@@ -119,7 +119,7 @@ def median_step_seconds(segments: list[Segment]) -> float:
 
 
 @contextmanager
-def _heavy_group() -> Iterator[Path | None]:
+def heavy_group() -> Iterator[Path | None]:
     """A control group that gets the processor before others; None where we may not make one."""
     made = None
     for parent, weight, value in (

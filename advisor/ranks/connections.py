@@ -17,12 +17,14 @@ from stepscope.profiler.format import Connection, Profile, RankLink
 
 HEADER_BYTES = 66
 """Of each packet: Ethernet 14, IPv4 20, TCP with time stamps 32; rates of links count them."""
-_FULL = 0.9
+_FULL = 0.8
 """Packets are that full on average where messages take longer for their bytes than for latency."""
 _LEAST_BUSY_NS = 40_000_000
 """A few ticks of the kernel's clock; what took less counts as so long, so that it seems slower."""
-_SLOW = 0.5
-"""Of the others' rate: between links of one kind the estimates differ by less than twice."""
+_SLOW = 1 / 3
+"""Of the others' rate: between links of one kind the estimates differed by up to twice."""
+_AS_SLOW = 2.0
+"""Times the rate of the slowest."""
 _MOST = 40
 _LOCAL = ("127.", "::1:")
 
@@ -49,14 +51,15 @@ def connections_of(profile: Profile) -> Connections:
 def joined(one: Connections, other: Connections) -> Connections:
     """Both together: of a connection between two ranks each has told what it has sent."""
     keys = one.keys() | other.keys()
-    return kept({key: {**one.get(key, {}), **other.get(key, {})} for key in keys})
+    both = {key: {**one.get(key, {}), **other.get(key, {})} for key in keys}
+    return kept({key: dict(sorted(ends.items())) for key, ends in both.items()})
 
 
 def rank_links(connections: Connections) -> list[RankLink]:
     """The links of the ranks, the slowest first.
 
     A rank's link is as fast as the fastest connection that it has with another rank, for what it
-    exchanges with a slow one is slow at both ends.
+    exchanges with a slow one is slow at both ends. Of a slow one the slower direction counts.
     """
     rates: defaultdict[int, list[float]] = defaultdict(list)
     ways: defaultdict[tuple[int, bool], list[Sent]] = defaultdict(list)
@@ -72,22 +75,28 @@ def rank_links(connections: Connections) -> list[RankLink]:
                 ways[sender, True].append(sent)
                 ways[receiver, False].append(sent)
     best = {rank: max(each) for rank, each in rates.items()}
-    lowest = min(best.values(), default=0.0)
-    links = []
-    for rank, rate in best.items():
-        others = [other for number, other in best.items() if number != rank]
-        usual = median(others)
-        busier = max(_per_step(ways[rank, True]), _per_step(ways[rank, False]))
-        slow = rate < _SLOW * usual and _SLOW * rate <= lowest
-        links.append(
-            RankLink(
-                rank=rank,
-                bytes_per_s=rate,
-                busy_ns=round(busier),
-                usual_bytes_per_s=usual if slow else None,
-            )
+    usual = {rank: median(best[other] for other in best if other != rank) for rank in best}
+    slow = _slow(best, usual)
+    links = [
+        RankLink(
+            rank=rank,
+            bytes_per_s=min(rates[rank]) if rank in slow else rate,
+            busy_ns=round(max(_per_step(ways[rank, True]), _per_step(ways[rank, False]))),
+            usual_bytes_per_s=usual[rank] if rank in slow else None,
         )
+        for rank, rate in best.items()
+    ]
     return sorted(links, key=lambda link: (link.bytes_per_s, link.rank))[:_MOST]
+
+
+def _slow(best: dict[int, float], usual: dict[int, float]) -> set[int]:
+    """The ranks with much slower links; where those are half of all, nothing is usual.
+
+    Ranks that are far from the slowest may only seem slow, for they exchange with it.
+    """
+    lowest = min(best.values(), default=0.0)
+    slow = {rank for rank in best if best[rank] < min(_SLOW * usual[rank], _AS_SLOW * lowest)}
+    return slow if 2 * len(slow) < len(best) else set()
 
 
 def _per_step(sent: Iterable[Sent]) -> float:

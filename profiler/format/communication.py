@@ -155,7 +155,8 @@ class RankLink(Struct, kw_only=True, omit_defaults=True):
 
     rank: int
     bytes_per_s: float
-    """Over its fastest connection while something was on its way, headers of packets included."""
+    """Over its fastest connection while something was on its way, headers of packets included; of
+    a slow link, over its slowest."""
     busy_ns: int
     """Per step, in the busier direction: what it sent, or was sent, was on its way."""
     usual_bytes_per_s: float | None = None

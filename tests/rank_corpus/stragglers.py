@@ -62,8 +62,8 @@ def crowded_core(rank: Rank) -> Iterator[None]:
 
 @straggling(2, 0, CORES)
 def throttled(rank: Rank) -> Iterator[None]:
-    """A quota leaves the first rank 40 % of a core."""
-    share = 0.4 if rank.severity and rank.number == 0 else None
+    """A quota leaves the first rank a fifth of a core."""
+    share = 0.2 if rank.severity and rank.number == 0 else None
     with quota(share):
         yield from trained(loaded(Vectors(), 256), perceptron(128, 2))
 
