@@ -65,6 +65,7 @@ class RankLine(NamedTuple):
     data: str
     core: str
     clock: str
+    link: str
     cause: str
 
 
@@ -76,6 +77,7 @@ class RankTable(NamedTuple):
     total: int
     hosts: bool
     clocks: bool
+    links: bool
 
 
 class HostLine(NamedTuple):
@@ -140,12 +142,14 @@ def rank_table(ranks: Ranks | None) -> RankTable | None:
         core_wait_ns=ranks.typical.get("core_wait"),
         clock_mhz=ranks.typical["clock_khz"] / 1000 if "clock_khz" in ranks.typical else None,
     )
+    links = {link.rank: wording.bit_rate(link.bytes_per_s) for link in ranks.rank_links}
     return RankTable(
-        lines=[_line(row, transfer) for row in ranks.rows[:_MOST_ROWS]],
-        typical=_line(usual, transfer),
+        lines=[_line(row, transfer, links.get(row.rank, "")) for row in ranks.rows[:_MOST_ROWS]],
+        typical=_line(usual, transfer, ""),
         total=ranks.count,
         hosts=any(row.host for row in ranks.rows),
         clocks=any(row.clock_mhz is not None for row in ranks.rows),
+        links=bool(links),
     )
 
 
@@ -193,7 +197,7 @@ def link_rows(ranks: Ranks | None) -> list[tuple[str, ...]]:
     ]
 
 
-def _line(row: RankTimes, transfer: float) -> RankLine:
+def _line(row: RankTimes, transfer: float, link: str) -> RankLine:
     waiting = None if row.exchange_ns is None else max(0, round(row.exchange_ns - transfer))
     cause = max(row.causes, key=lambda name: row.causes[name], default=None)
     return RankLine(
@@ -206,6 +210,7 @@ def _line(row: RankTimes, transfer: float) -> RankLine:
         data=_time(row.data_wait_ns),
         core=_time(row.core_wait_ns),
         clock="not measured" if row.clock_mhz is None else f"{row.clock_mhz:.0f} MHz",
+        link=link,
         cause=wording.cause_label(cause) if cause else "",
     )
 
