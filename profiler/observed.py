@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from stepscope.profiler.connections import Connections
 from stepscope.profiler.device.copies import CopyLog
 from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
@@ -43,6 +44,7 @@ class Observed:
         self._exchanging: list[weakref.ref[Any]] = []
         self.copies = CopyLog()
         self.messages = Messages()
+        self.connections = Connections()
         self.meetings = MeetingLog(origin_ns)
         self.problems: list[str] = []
 

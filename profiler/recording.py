@@ -19,7 +19,6 @@ from stepscope.profiler.anchors import Anchor
 from stepscope.profiler.between import BetweenBatches
 from stepscope.profiler.collectives import collectives
 from stepscope.profiler.companions import Companions
-from stepscope.profiler.connections import Connections
 from stepscope.profiler.device.recorder import DeviceRecorder
 from stepscope.profiler.file_access import note_file_access
 from stepscope.profiler.flight import flight_recorder
@@ -83,8 +82,6 @@ class Recording:
         self._patches = Patches()
         self._calibration: Calibration | None = None
         self._ddp = collectives([])
-        self._connections = Connections()
-        self.recorder.on_restart.append(self._connections.clear)
         self._flight: FlightRecorder | None = None
         self._next_copy_ns = began + int(_FIRST_COPY_SECONDS * 1e9)
         self._drain_lock = threading.Lock()
@@ -161,10 +158,10 @@ class Recording:
         self._drain()
         if self.recorder.steady:
             with suppress(Exception):
-                self._connections.begin(self.recorder.step_index)
+                self.observed.connections.begin(self.recorder.step_index)
         if self.recorder.step_index and time.perf_counter_ns() >= self._next_copy_ns:
             with suppress(Exception):
-                self._connections.look(self.recorder.step_index)
+                self.observed.connections.look(self.recorder.step_index)
             self._save("running")
             self._next_copy_ns = time.perf_counter_ns() + int(_COPY_SECONDS * 1e9)
 
@@ -186,7 +183,7 @@ class Recording:
         with suppress(Exception):
             self._ddp = collectives(list(self.observed.distributed))
         with suppress(Exception):
-            self._connections.look(self.recorder.step_index)
+            self.observed.connections.look(self.recorder.step_index)
         with suppress(Exception):
             self._flight = flight_recorder(int(self._started_at.timestamp() * 1e9))
         self.recorder.close()
@@ -256,7 +253,7 @@ class Recording:
             collectives=self._ddp,
             collective_calls=self.observed.messages.as_list(self.recorder.steady_steps),
             meetings=self.observed.meetings.result(machine.identity()),
-            connections=self._connections.as_list(),
+            connections=self.observed.connections.as_list(),
             flight_recorder=self._flight,
             ceilings=self._probing.result if self._probing is not None else None,
             marks=list(self.recorder.marks),
