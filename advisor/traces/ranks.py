@@ -79,7 +79,7 @@ def _clocks(trace: Analysed, profile: Profile, host: str | None) -> Clocks:
         return {}
     origin = trace.reader.metadata.base_ns + round(1000 * (trace.columns.origin_us or 0.0))
     known, run = list(trace.columns.collectives), profile.run
-    at = {}
+    at: dict[int, int] = {}
     for i, number in enumerate(profile.steady.first):
         held = [
             exchange.end

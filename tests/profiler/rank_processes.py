@@ -25,7 +25,9 @@ def run_ranks(
         folder: where they run.
         torchrun: the store belongs to the parent, as with torchrun, and not to rank 0.
     """
-    store = distributed.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        "localhost", 0, is_master=True, wait_for_workers=False
+    )
     variables = {
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(store.port),

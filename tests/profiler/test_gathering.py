@@ -67,7 +67,7 @@ def launched(rank: int) -> None:
     distributed.init_process_group("gloo")
     parameter = torch.ones(4, requires_grad=True)
     for _ in range(20):
-        parameter.sum().backward()
+        parameter.sum().backward()  # type: ignore[no-untyped-call]
     distributed.destroy_process_group()
 
 
