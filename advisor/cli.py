@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,9 +25,13 @@ from stepscope.advisor.watch import watch
 
 if TYPE_CHECKING:
     from stepscope.advisor.advice import Advice, WhatIf
+    from stepscope.advisor.scaling.answer import Forecast
     from stepscope.advisor.what_if import Together
 
 # Everything else is imported where it is used, so that `advise --help` answers at once.
+
+
+_ABOVE_ZERO = click.FloatRange(0, min_open=True)
 
 
 class _DefaultGroup(click.Group):
@@ -62,6 +66,7 @@ def cli() -> None:
     advise what-if profile.json sy-workers fp-amp      what these gain together
     advise export profile.json --to perfetto           for other tools: timelines, tables
     advise what-if trace.json.gz --faster aten::mm=2   what that would gain
+    advise what-if profiles/ --ranks 16                ... from 16 ranks instead
     advise rules list                the rules and methods that advice comes from
 
     Record a profile with `with profile("profile.json") as prof:` around the loop and
@@ -193,7 +198,17 @@ def demo(out: Path, steps: int | None, name: str) -> None:
     is_flag=True,
     help="Of a trace: operators and launches on the host cost nothing.",
 )
-@click.option("--hide-communication", is_flag=True, help="Of a trace: no collective is waited for.")
+@click.option("--hide-communication", is_flag=True, help="No collective is waited for.")
+@click.option("--link", type=_ABOVE_ZERO, metavar="K", help="K times the bandwidth between ranks.")
+@click.option("--gradient-bytes", type=_ABOVE_ZERO, metavar="K", help="K times the bytes.")
+@click.option("--accumulate", type=click.IntRange(1), metavar="N", help="Exchange every N batches.")
+@click.option("--batch", type=_ABOVE_ZERO, metavar="K", help="K times the samples a batch.")
+@click.option("--ranks", type=click.IntRange(1), metavar="N", help="N ranks.")
+@click.option(
+    "--scaling",
+    type=click.Choice(["weak", "strong"]),
+    help="With --ranks: each rank keeps its batch (weak), or all together do (strong).",
+)
 @with_rules
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def what_if_command(
@@ -204,29 +219,44 @@ def what_if_command(
     hide_communication: bool,
     folders: tuple[Path, ...],
     as_json: bool,
+    **scaling: Any,
 ) -> None:
-    """Predict what several METHODs gain together, in this order; or replay a trace.
+    """Predict what several METHODs gain together, in this order; or replay a trace; or scale a job.
 
     Each METHOD is told alone and on top of those before it; kappa is the gain of all over the
     product of the single ones. `advise rules list --kind method` shows the ids.
 
     With --faster, --launch-free or --hide-communication the steps of a trace are replayed with
     these changes and the same dependencies.
+
+    With --link, --gradient-bytes, --accumulate, --batch or --ranks a job of many ranks is predicted
+    from a model of its communication; PROFILE is best the folder with the profiles of all ranks.
     """
-    from stepscope.advisor.inputs import load_input
+    from stepscope.advisor.inputs import is_trace, load_input
     from stepscope.advisor.knowledge import KnowledgeError
     from stepscope.advisor.measure import NoStepsError
+    from stepscope.advisor.scaling.answer import answer
+    from stepscope.advisor.scaling.forecast import Scenario
     from stepscope.advisor.what_if import replayed, what_if
     from stepscope.profiler.storage import ProfileError
 
-    changes = bool(faster or launch_free or hide_communication)
-    if changes == bool(methods):
-        fail("what-if: name methods, or changes of a trace (--faster, --launch-free, ...)")
+    if scaling["scaling"] and not scaling["ranks"]:
+        fail("what-if: --scaling says how ranks are added; name their number with --ranks")
+    scaled = {name: value for name, value in scaling.items() if value is not None}
+    replays = bool(faster or launch_free or (hide_communication and is_trace(profile_path)))
+    if hide_communication and not replays:
+        scaled["hidden"] = True
+    if [replays, bool(scaled), bool(methods)].count(True) != 1:
+        fail(
+            "what-if: name methods, or changes of a trace (--faster, --launch-free, ...), or of a "
+            "job (--link, --ranks, ...)"
+        )
     try:
-        if changes:
-            result: Together | WhatIf = replayed(
-                profile_path, faster, launch_free, hide_communication
-            )
+        result: Together | WhatIf | Forecast
+        if replays:
+            result = replayed(profile_path, faster, launch_free, hide_communication)
+        elif scaled:
+            result = answer(load_input(profile_path), Scenario(**scaled), str(profile_path))
         else:
             result = what_if(list(methods), load_input(profile_path), knowledge(folders)[0])
     except (KnowledgeError, NoStepsError, ProfileError, Refused) as error:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from stepscope.advisor.advice import Alternative, Factors, Interplay, Recommendation
 from stepscope.advisor.knowledge import Combination, Knowledge, Method
-from stepscope.advisor.predict import ratio
+from stepscope.advisor.outcome import ratio
 from stepscope.advisor.stages import Stages
 
 _FREE = 1.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement
-from stepscope.profiler.format import Loader, Profile
+from stepscope.profiler.format import Profile
 
 _OFF = ("", "0", "false", "no", "off")
 _ANY = ("*",)
@@ -45,7 +45,7 @@ def set_up_facts(facts: Draft, profile: Profile, measurement: Measurement) -> No
     loader = training_loader(profile)
     facts["gpu.visible"] = len(profile.environment.gpus)
     facts["cpu.threads_per_core"] = (threads + (loader.num_workers if loader else 0)) / cores
-    facts["step.micro_batches"] = _micro_batches(profile, loader)
+    facts["step.micro_batches"] = micro_batches(profile)
     model = max(profile.configuration.models, key=lambda m: m.parameters, default=None)
     if model is not None:
         facts["model.sync_batch_norms"] = model.modules.get("SyncBatchNorm", 0)
@@ -60,9 +60,9 @@ def _has(variables: dict[str, str], name: str, values: tuple[str, ...]) -> bool:
     return value not in _OFF if values is _ANY else value in values
 
 
-def _micro_batches(profile: Profile, loader: Loader | None) -> float | None:
+def micro_batches(profile: Profile) -> float | None:
     """Batches that one update of the weights takes: steps are either, by who has ended them."""
-    steady = profile.steady
+    steady, loader = profile.steady, training_loader(profile)
     updates = sum(steady.calls.get("optimizer_steps", []))
     if not updates:
         return None

@@ -118,6 +118,7 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
     name: Literal[
         "remove",
         "at_most",
+        "overlap",
         "rarer",
         "workers",
         "serial",

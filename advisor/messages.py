@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stepscope.profiler.format import CollectiveCalls, Profile
@@ -63,23 +64,37 @@ def fitted(profile: Profile) -> Line | None:
     relative error. Waiting for a rank that is always late adds to each size alike, so that it is
     in the latency, and not in the bandwidth.
     """
-    kinds: defaultdict[tuple[str, int], list[CollectiveCalls]] = defaultdict(list)
-    for row in timed_messages(profile):
-        if row.calls >= _MIN_CALLS and row.quick_ns:
-            kinds[row.kind, row.ranks].append(row)
     lines = [
         (sum(row.bytes or 0 for row in rows), line)
-        for (kind, ranks), rows in kinds.items()
+        for (kind, ranks), rows in quick_rows(profile).items()
         if (line := _line(rows, bus_factor(kind, ranks))) is not None
     ]
     return max(lines)[1] if lines else None
 
 
+def quick_rows(profile: Profile) -> dict[tuple[str, int], list[CollectiveCalls]]:
+    """By kind and ranks, the sizes of which enough calls were timed to tell the quick ones."""
+    kinds: defaultdict[tuple[str, int], list[CollectiveCalls]] = defaultdict(list)
+    for row in timed_messages(profile):
+        if row.calls >= _MIN_CALLS and row.quick_ns:
+            kinds[row.kind, row.ranks].append(row)
+    return kinds
+
+
 def _line(rows: list[CollectiveCalls], factor: float) -> Line | None:
     sizes = [factor * (row.bytes or 0) / row.calls for row in rows]
-    times = [(row.quick_ns or 1) / 1e9 for row in rows]
     if len(sizes) < _MIN_SIZES or max(sizes) < _MIN_SPAN * min(sizes):
         return None
+    return line_through(sizes, [(row.quick_ns or 1) / 1e9 for row in rows])
+
+
+def line_through(sizes: Sequence[float], times: Sequence[float]) -> Line | None:
+    """Least squares of the relative error; None where larger messages take no longer.
+
+    Args:
+        sizes: bytes that the slowest link carries; not all alike.
+        times: seconds.
+    """
     points = [(x, y, y**-2) for x, y in zip(sizes, times, strict=True)]  # weights: relative error
     total = sum(w for _, _, w in points)
     x_mean = sum(w * x for x, _, w in points) / total

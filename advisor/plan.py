@@ -12,7 +12,8 @@ from stepscope.advisor.engine import holds
 from stepscope.advisor.facts import Facts
 from stepscope.advisor.knowledge import Knowledge, Method
 from stepscope.advisor.measure import Measurement
-from stepscope.advisor.predict import Change, Outcome, gain, outcome, predict, ratio
+from stepscope.advisor.outcome import Outcome, ratio, remembered, then
+from stepscope.advisor.predict import gain, outcome, predict
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile
 
@@ -250,20 +251,3 @@ def _same_remedy(one: Method, other: Method) -> bool:
 
 def _unchanged(stages: Stages) -> Stages:
     return stages
-
-
-def then(first: Change, second: Change) -> Change:
-    """One change after the other."""
-    return remembered(lambda stages: second(first(stages)))
-
-
-def remembered(change: Change) -> Change:
-    """The same change, worked out once for each of the stages: every step builds on the last."""
-    known: dict[int, tuple[Stages, Stages]] = {}
-
-    def remembered(stages: Stages) -> Stages:
-        if id(stages) not in known:
-            known[id(stages)] = stages, change(stages)  # both are kept, so an id stays its own
-        return known[id(stages)][1]
-
-    return remembered

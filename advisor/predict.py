@@ -13,16 +13,19 @@ from math import ceil, exp, inf, isfinite, log
 from stepscope.advisor import messages
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.ceilings import serial_fraction
+from stepscope.advisor.config_facts import micro_batches
 from stepscope.advisor.contention import Contention
 from stepscope.advisor.device_facts import clock_share, link_share
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.link_rates import slow_links, with_link
 from stepscope.advisor.measure import Measurement
+from stepscope.advisor.outcome import Change, Outcome, ratio
+from stepscope.advisor.scaling.overlap import overlapped
+from stepscope.advisor.scaling.traffic import COLLECTIVE
 from stepscope.advisor.stages import Stages
 from stepscope.advisor.trainer import collectives_cause
 from stepscope.profiler.format import Profile
 
-Change = Callable[[Stages], Stages]
 DEEP_QUEUE = 8
 """Batches per worker: enough to even out what can be evened out, and still bounded memory."""
 _ERROR_FLOOR, _ERROR_GROWTH = 0.10, 0.20
@@ -31,34 +34,6 @@ _LEFT_OUT = {"no_pickles": "object", "no_barriers": "barrier"}
 """What the kinds of collectives have in their names that go away."""
 RARE_SHARE = 0.01
 """What is done rarely enough may cost this part of the present step."""
-
-
-class Outcome:
-    """A change of the stages, with its best and worst case.
-
-    Args:
-        likely: what is expected to happen.
-        best: the most that could happen; where it equals `likely`, only the measurement's own
-            spread makes the interval.
-        worst: the least.
-        assumes: the condition under which it holds, in words.
-        basis: `model`, or `bound` where only the best case is known.
-    """
-
-    def __init__(
-        self,
-        likely: Change,
-        assumes: str,
-        *,
-        best: Change | None = None,
-        worst: Change | None = None,
-        bound: bool = False,
-    ) -> None:
-        self.likely = likely
-        self.best = best or likely
-        self.worst: Change = worst or ((lambda stages: stages) if bound else likely)
-        self.assumes = assumes
-        self.bound = bound
 
 
 def outcome(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
@@ -103,11 +78,6 @@ def gain(stages: Stages, cause: str) -> float:
     return ratio(stages, stages.without(cause)) - 1
 
 
-def ratio(before: Stages, after: Stages) -> float:
-    """Predicted speedup of `after` over `before`."""
-    return max(1e-9, before.seconds()) / max(1e-9, after.seconds())
-
-
 def _quantile(values: list[float], q: float) -> float:
     return sorted(values)[round(q * (len(values) - 1))]
 
@@ -130,6 +100,12 @@ def _at_most(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
         best=lambda s: s.without(*predictor.causes),
         bound=True,
     )
+
+
+def _overlap(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """What link and backward allow; a bound where only the time of the exchange is known."""
+    bound = _at_most(Predictor(name="at_most", causes=[COLLECTIVE]), profile, stages)
+    return overlapped(profile, stages, micro_batches(profile) or 1.0) or bound
 
 
 def _rarer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome:
@@ -364,6 +340,7 @@ def _literature(predictor: Predictor, profile: Profile, stages: Stages) -> None:
 PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = {
     "remove": _remove,
     "at_most": _at_most,
+    "overlap": _overlap,
     "rarer": _rarer,
     "workers": _workers,
     "serial": _serial,

@@ -7,7 +7,8 @@ from typing import Literal
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Draft, Predictor
 from stepscope.advisor.measure import Measurement
-from stepscope.advisor.predict import outcome, ratio
+from stepscope.advisor.outcome import ratio
+from stepscope.advisor.predict import outcome
 from stepscope.advisor.stages import RECEIVE_SECONDS, Stages
 from stepscope.profiler.format import Profile
 

@@ -25,6 +25,11 @@ _PREDICTORS = {
         "A bound: at most what the pipeline model gains without {causes}; half of it as the "
         "likely case."
     ),
+    "overlap": (
+        "The pipeline model with gradients exchanged in buckets of the best size, behind the "
+        "measured backward, and once for an update; half of the exchange, as a bound, where only "
+        "its time is known."
+    ),
     "rarer": (
         "The pipeline model with {causes} done so rarely that it takes "
         f"{wording.share(RARE_SHARE)} of the step."

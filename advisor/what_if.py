@@ -22,8 +22,9 @@ from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.inputs import is_trace
 from stepscope.advisor.knowledge import Knowledge, KnowledgeError, Method
 from stepscope.advisor.measure import Measurement, measure
-from stepscope.advisor.plan import Whole, in_use, left_share, possible, remembered, then
-from stepscope.advisor.predict import Change, outcome, predict
+from stepscope.advisor.outcome import Change, remembered, then
+from stepscope.advisor.plan import Whole, in_use, left_share, possible
+from stepscope.advisor.predict import outcome, predict
 from stepscope.profiler.format import Profile
 from stepscope.profiler.storage import ProfileError, load
 

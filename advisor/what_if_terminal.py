@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from stepscope.advisor import wording
 from stepscope.advisor.advice import WhatIf
 from stepscope.advisor.critical_path import label
+from stepscope.advisor.scaling.answer import Forecast
+from stepscope.advisor.scaling.terminal import print_forecast
 from stepscope.advisor.terminal import Writer
 
 if TYPE_CHECKING:
@@ -15,10 +17,12 @@ if TYPE_CHECKING:
     from stepscope.advisor.what_if import Part, Together
 
 
-def print_result(result: Together | WhatIf, console: Console) -> None:
-    """Methods, or a replay."""
+def print_result(result: Together | WhatIf | Forecast, console: Console) -> None:
+    """Methods, a replay, or a job under other conditions."""
     if isinstance(result, WhatIf):
         print_replay(result, console)
+    elif isinstance(result, Forecast):
+        print_forecast(result, console)
     else:
         print_together(result, console)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from math import sqrt
 from typing import Any
 
 from torch import Tensor, distributed
@@ -126,6 +127,7 @@ class Messages:
                 median_ns=_quantile(dict(row.each.counts), 0.5),
                 usual_ns=_usual(dict(row.each.counts), steps),
                 quick_ns=_quantile(dict(row.each.counts), _QUICK),
+                quick_error_ns=_quick_error(dict(row.each.counts)),
             )
             for (kind, ranks, device, asynchronous, magnitude), row in list(self._rows.items())
         ]
@@ -188,6 +190,17 @@ def _quantile(counts: dict[int, int], q: float) -> int | None:
             middle: float = GROWTH ** (index + 0.5)
             return round(middle)
     return None
+
+
+def _quick_error(counts: dict[int, int]) -> int | None:
+    """Standard error of the quick quantile: half of what lies between its neighbours in order.
+
+    How many of n values lie below a quantile q has a standard deviation of sqrt(n q (1 - q)).
+    """
+    n = sum(counts.values())
+    off = sqrt(_QUICK * (1 - _QUICK) / n) if n else 0.0
+    low, high = (_quantile(counts, max(0.0, _QUICK + sign * off)) for sign in (-1, 1))
+    return None if low is None or high is None else (high - low) // 2
 
 
 def _usual(counts: dict[int, int], longest: int) -> int | None:

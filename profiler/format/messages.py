@@ -35,6 +35,8 @@ class CollectiveCalls(Struct, kw_only=True, omit_defaults=True):
     None of at most one call a step."""
     quick_ns: Count | None = None
     """Tenth percentile of the time of one call: hardly any waiting for late ranks is in it."""
+    quick_error_ns: Count | None = None
+    """Standard error of that percentile."""
 
 
 class Connection(Struct, kw_only=True, omit_defaults=True):

@@ -16,7 +16,8 @@ from stepscope.advisor.fact_names import DEVICE_FACTS
 from stepscope.advisor.facts import Facts, facts_of
 from stepscope.advisor.html import render
 from stepscope.advisor.measure import measure
-from stepscope.advisor.predict import outcome, ratio
+from stepscope.advisor.outcome import ratio
+from stepscope.advisor.predict import outcome
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.format import (
     Collective,

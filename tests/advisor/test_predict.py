@@ -16,11 +16,11 @@ from builders import (
 
 from stepscope.advisor.advice import Prediction
 from stepscope.advisor.knowledge import Predictor
+from stepscope.advisor.outcome import Outcome
 from stepscope.advisor.predict import (
     DEEP_QUEUE,
     PREDICTORS,
     RARE_SHARE,
-    Outcome,
     gain,
     model_error,
     outcome,
