@@ -47,6 +47,7 @@ from stepscope.advisor.plan import (
 from stepscope.advisor.predict import model_error
 from stepscope.advisor.rank_words import slow_rank_link_words, straggler_words
 from stepscope.advisor.rediagnosis import facts_after
+from stepscope.advisor.scaling.words import exchange_notes
 from stepscope.advisor.stages import Stages
 from stepscope.advisor.wording import (
     MAY_LOSE,
@@ -133,7 +134,7 @@ def advise(
         not_measured=_not_evaluated(judgements) + missing_signals(profile),
         transforms=transform_times(profile),
         facts=facts,
-        notes=notes_of(profile, facts),
+        notes=[*exchange_notes(profile, measurement), *notes_of(profile, facts)],
         environment=environment_of(profile),
         critical_path=critical_path(profile),
     )

@@ -46,6 +46,8 @@ from stepscope.advisor.ladder import ladder
 from stepscope.advisor.lanes import worker_timelines
 from stepscope.advisor.message_tables import link_words, message_rows, recorded_rows
 from stepscope.advisor.noise import noise
+from stepscope.advisor.scaling import chart
+from stepscope.advisor.scaling.curve import curve
 from stepscope.advisor.signals import signals
 from stepscope.advisor.template_cache import template_cache
 from stepscope.profiler.format import Profile
@@ -131,6 +133,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "rank_table": rank_tables.rank_table(profile.ranks),
         "host_rows": rank_tables.host_rows(profile.ranks),
         "link_rows": rank_tables.link_rows(profile.ranks),
+        "scaling": chart.picture(curve(profile)),
         "loaders": [tables.loader(loader) for loader in profile.loaders],
         "timelines": worker_timelines(profile.loaders),
         "messages_called": message_rows(profile),

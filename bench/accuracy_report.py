@@ -16,7 +16,8 @@ from stepscope.advisor.advice import Prediction
 from stepscope.advisor.advise import advise
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.measure import measure
-from stepscope.advisor.predict import Outcome, predict
+from stepscope.advisor.outcome import Outcome
+from stepscope.advisor.predict import predict
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.storage import load
 

@@ -38,8 +38,9 @@ def namespaces(count: int, megabits: float) -> Iterator[list[str]]:
         for i, name in enumerate(names):
             outside = f"{_PREFIX}v{i}"
             made("netns", "add", name, by=("netns", "del", name))
-            peer = ("peer", "name", "eth0", "netns", name)
-            _run("ip", "link", "add", outside, "type", "veth", *peer)
+            peer = ("type", "veth", "peer", "name", "eth0", "netns", name)
+            # A namespace goes some time after its name, and its links with it.
+            made("link", "add", outside, *peer, by=("link", "del", outside))
             _run("ip", "link", "set", outside, "master", bridge, "up")
             _run("ip", "-n", name, "addr", "add", f"10.213.0.{i + 1}/24", "dev", "eth0")
             for device in ("eth0", "lo"):

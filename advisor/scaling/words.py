@@ -1,0 +1,38 @@
+"""What could be done about the link itself, in one sentence beside the plan."""
+
+from __future__ import annotations
+
+from stepscope.advisor import wording
+from stepscope.advisor.measure import Measurement
+from stepscope.advisor.predict import predict
+from stepscope.advisor.scaling.forecast import Scenario, forecast, observed
+from stepscope.advisor.scaling.traffic import COLLECTIVE, MESSAGES
+from stepscope.profiler.format import Profile
+
+_WORTH_TELLING = 0.05
+"""Part of the step in collectives; as the rule `exposed_gradient_exchange` has it."""
+_OPTIONS = {
+    "twice the bandwidth (--link 2)": Scenario(link=2),
+    "half the bytes of gradients (--gradient-bytes 0.5)": Scenario(gradient_bytes=0.5),
+    "an exchange after every fourth batch (--accumulate 4)": Scenario(accumulate=4),
+}
+
+
+def exchange_notes(profile: Profile, measurement: Measurement) -> list[str]:
+    """What a faster link, fewer bytes and fewer exchanges would gain, where ranks exchange much."""
+    stages = measurement.stages
+    exposed = sum(stages.main.get(cause, 0.0) for cause in (COLLECTIVE, MESSAGES))
+    seen = observed(profile, stages)
+    if not seen.exchange.traffic or exposed < _WORTH_TELLING * stages.seconds():
+        return []
+    options = []
+    for name, scenario in _OPTIONS.items():
+        gain = predict(forecast(scenario, seen, stages), lambda stages: stages, measurement)
+        options.append(
+            f"{name} {wording.speedup(gain.speedup)} "
+            f"({wording.speedup_interval(gain.low, gain.high)})"
+        )
+    return [
+        f"What the exchange itself could gain: {'; '.join(options)}. `advise what-if` with these "
+        "options tells what each assumes."
+    ]
