@@ -11,8 +11,8 @@ from stepscope.advisor.scaling.answer import Forecast
 from stepscope.advisor.scaling.curve import Curve
 from stepscope.advisor.scaling.terminal import link_words
 
-_ROOM = 4.0
-"""Percent of the picture left free around what is drawn."""
+_LEFT, _ROOM = 10.0, 4.0
+"""Percent of the picture left free beside what is drawn, for the labels, and around it."""
 
 
 class Dot(NamedTuple):
@@ -76,7 +76,7 @@ def picture(curve: Curve | None) -> Picture | None:
     bottom, top = min(log2(min(bounds)), ideal[0]), max(log2(max(bounds)), ideal[1])
 
     def x(ranks: int) -> float:
-        return _ROOM + (100 - 2 * _ROOM) * (log2(ranks) - left) / max(1e-9, right - left)
+        return _LEFT + (100 - _LEFT - _ROOM) * (log2(ranks) - left) / max(1e-9, right - left)
 
     def y(factor: float) -> float:
         return 100 - _ROOM - (100 - 2 * _ROOM) * (log2(factor) - bottom) / max(1e-9, top - bottom)

@@ -16,8 +16,8 @@ from stepscope.profiler.format import CollectiveCalls, Profile
 _DRAWS = 200
 _MIN_SPAN = 8.0
 """Of sizes, the largest over the smallest, from which a line can be told."""
-_RESOLUTION = 0.02
-"""Relative; of recorded times, which are kept in bins of that width."""
+_APART = 0.05
+"""Relative; so much the quick times of the same messages differed between the ranks of one run."""
 _USUAL = {"gloo": 100e-6, "nccl": 10e-6}
 """Seconds a hop between processes: TCP of one host or data centre; NVLink and InfiniBand."""
 _MOST = 1e-3
@@ -101,7 +101,7 @@ def _bootstrap(rows: list[CollectiveCalls], factor: float) -> list[float]:
     found = []
     for _ in range(_DRAWS):
         drawn = [
-            y * max(0.1, random_.gauss(1, sqrt(scatter**2 + _RESOLUTION**2 + (error / y) ** 2)))
+            y * max(0.1, random_.gauss(1, sqrt(scatter**2 + _APART**2 + (error / y) ** 2)))
             for y, error in zip(times, errors, strict=True)
         ]
         again = messages.line_through(sizes, drawn)
