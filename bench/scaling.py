@@ -1,7 +1,7 @@
 """Predicted against measured: what another link, smaller messages, accumulation, batch or number of
-ranks do to the time of a sample, on real ranks over gloo whose links have a known rate.
+ranks do to the time of a step, on real ranks over gloo whose links have a known rate.
 
-    python bench/scaling.py run --out FOLDER [--only NAME]     # as root, about a minute a run
+    python bench/scaling.py run --out FOLDER [--only PROGRAM/CHANGE]   # as root, a minute a run
     python bench/scaling.py report FOLDER
 
 Each program is recorded once, with two ranks; each change is made and its steps are timed by the
@@ -13,9 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
 from links import run_ranks
+
+from stepscope.advisor.inputs import load_input
+from stepscope.advisor.scaling.answer import answer
+from stepscope.advisor.scaling.forecast import Scenario
 
 PROGRAM = Path(__file__).parent / "scaling_rank.py"
 RANKS, MEGABITS, BATCH, STEPS = 2, 50.0, 8, 80
@@ -24,22 +29,20 @@ RANKS, MEGABITS, BATCH, STEPS = 2, 50.0, 8, 80
 class Case(NamedTuple):
     """A program as it is, or with a change."""
 
+    scenario: Scenario
     arguments: tuple[str, ...] = ()
-    ranks: int = RANKS
-    link: float = 1.0
-    batch: int = BATCH
-    change: tuple[str, ...] = ()
-    """How `advise what-if` is asked for it."""
+    """Of the program, that make the change."""
 
 
 CHANGES = {
-    "base": Case(),
-    "link2": Case(link=2.0, change=("--link", "2")),
-    "half": Case(("--half",), change=("--gradient-bytes", "0.5")),
-    "accumulate4": Case(("--accumulate", "4"), change=("--accumulate", "4")),
-    "batch2": Case(batch=2 * BATCH, change=("--batch", "2")),
-    "weak4": Case(ranks=4, change=("--ranks", "4")),
-    "strong4": Case(ranks=4, batch=BATCH // 2, change=("--ranks", "4", "--scaling", "strong")),
+    "base": Case(Scenario()),
+    "link2": Case(Scenario(link=2)),
+    "half": Case(Scenario(gradient_bytes=0.5), ("--half",)),
+    "accumulate4": Case(Scenario(accumulate=4), ("--accumulate", "4")),
+    "batch2": Case(Scenario(batch=2)),
+    "weak4": Case(Scenario(ranks=4)),
+    "strong4": Case(Scenario(ranks=4, scaling="strong")),
+    "single": Case(Scenario(ranks=1)),
 }
 PROGRAMS = {
     "ddp": ("--program", "ddp"),
@@ -53,20 +56,56 @@ FASTER = {"uneven": 10.0}
 def run(folder: Path, only: str | None) -> None:
     """Time all changes of all programs, and record them as they are."""
     for program, arguments in PROGRAMS.items():
-        for name, case in CHANGES.items():
+        for name, (scenario, more) in CHANGES.items():
             place = folder / program / name
             if (only and only != f"{program}/{name}") or (place / "seconds.json").exists():
                 continue
             place.mkdir(parents=True, exist_ok=True)
-            rate = MEGABITS * FASTER.get(program, 1.0) * case.link
-            options = [*arguments, *case.arguments, "--batch", str(case.batch)]
-            options += ["--steps", str(STEPS)]
+            ranks = scenario.ranks or RANKS
+            batch = BATCH * scenario.batch
+            if scenario.scaling == "strong":
+                batch *= RANKS / ranks
+            rate = MEGABITS * FASTER.get(program, 1.0) * scenario.link
+            options = [*arguments, *more, "--batch", f"{batch:.0f}", "--steps", str(STEPS)]
             if name == "base":
                 recorded = [*options, "--profile", str(place / "profile.json")]
-                run_ranks(PROGRAM, recorded, case.ranks, rate)
-            seconds = float(run_ranks(PROGRAM, options, case.ranks, rate).split()[-1])
+                run_ranks(PROGRAM, recorded, ranks, rate)
+            seconds = float(run_ranks(PROGRAM, options, ranks, rate).split()[-1])
             (place / "seconds.json").write_text(json.dumps(seconds))
             print(f"{program}/{name}: {1e3 * seconds:.1f} ms a step", flush=True)
+
+
+def report(folder: Path) -> None:
+    """A table of predicted and measured times of a step."""
+    print("| program | change | now | predicted | 90 % interval | measured | off by |")
+    print("|---|---|---|---|---|---|---|")
+    errors, inside = [], 0
+    for program in PROGRAMS:
+        base = folder / program / "base"
+        if not (base / "seconds.json").exists():
+            continue
+        profile, now = load_input(base), _seconds(base)
+        for name, (scenario, _) in CHANGES.items():
+            if name == "base" or not (folder / program / name / "seconds.json").exists():
+                continue
+            found, measured = (
+                answer(profile, scenario, str(base)),
+                _seconds(folder / program / name),
+            )
+            times: list[Any] = [now, found.predicted_step_seconds, found.step_low, found.step_high]
+            now_, predicted, low, high = (f"{1e3 * x:.0f}" for x in times)
+            error = found.predicted_step_seconds / measured - 1
+            errors.append(abs(error))
+            inside += found.step_low <= measured <= found.step_high
+            print(
+                f"| {program} | {name} | {now_} ms | {predicted} ms | {low} to {high} | "
+                f"{1e3 * measured:.0f} ms | {error:+.0%} |"
+            )
+    print(f"\n{inside} of {len(errors)} inside the interval; median error {median(errors):.1%}")
+
+
+def _seconds(place: Path) -> float:
+    return float(json.loads((place / "seconds.json").read_text()))
 
 
 def main() -> None:
@@ -76,8 +115,12 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("--out", type=Path, required=True)
     running.add_argument("--only")
+    commands.add_parser("report").add_argument("out", type=Path)
     options = parser.parse_args()
-    run(options.out, options.only)
+    if options.command == "run":
+        run(options.out, options.only)
+    else:
+        report(options.out)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,9 @@ def _both(a: Calls, b: Calls) -> Calls:
         median_ns=_sum(x.median_ns, y.median_ns),
         usual_ns=_sum(x.usual_ns, y.usual_ns),
         quick_ns=min((q for q in (x.quick_ns, y.quick_ns) if q is not None), default=None),
+        quick_error_ns=max(
+            (e for e in (x.quick_error_ns, y.quick_error_ns) if e is not None), default=None
+        ),
     )
     return Calls(row, a.median_of + b.median_of, a.usual_of + b.usual_of)
 

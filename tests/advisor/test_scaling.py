@@ -23,6 +23,7 @@ from stepscope.advisor.predict import outcome, predict
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.advisor.scaling import waiting
 from stepscope.advisor.scaling.answer import Forecast, answer
+from stepscope.advisor.scaling.curve import curve
 from stepscope.advisor.scaling.forecast import Scenario
 from stepscope.advisor.scaling.link import hops, latency
 from stepscope.advisor.scaling.traffic import Buckets
@@ -67,17 +68,17 @@ def replicas(compute: float = 40.0, exposed: float = 60.0, **changes: Any) -> Pr
 
 
 def test_latency_is_told_from_several_sizes_with_an_interval() -> None:
-    chance = random.Random(1)
-    sizes = [1_000, 30_000, 250_000, 1_000_000, 8_000_000]
-    rows = [sent(size, quick_error_ns=10_000) for size in sizes]
-    for row in rows:
-        row.quick_ns = round((row.quick_ns or 0) * chance.gauss(1, 0.05))
+    chance, inside = random.Random(0), 0
+    for _ in range(50):
+        rows = [sent(size) for size in (1_000, 30_000, 250_000, 1_000_000, 8_000_000)]
+        for row in rows:
+            row.quick_ns = round((row.quick_ns or 0) * chance.gauss(1, 0.05))
+        found = latency(a_program(*rows), "gloo")
+        assert found.told
+        assert found.high < 2 * found.low
+        inside += found.low < 0.5e-3 / 2 < found.high  # two hops of two ranks
 
-    found = latency(a_program(*rows), "gloo")
-
-    assert found.told
-    assert found.low < 0.5e-3 / 2 < found.high  # two hops of two ranks
-    assert found.high < 2 * found.low
+    assert inside >= 40  # 45 on average
 
 
 def test_from_one_size_both_are_only_bounded() -> None:
@@ -276,8 +277,7 @@ def test_the_report_has_the_curve_and_the_table_behind_it() -> None:
     assert "More ranks, or fewer" in page
     assert "<td>strong</td>" in page
     assert any(note.startswith("What the exchange itself could gain") for note in advice.notes)
-    alone = load_input(LINK / "profile.rank0.json")
-    assert "More ranks, or fewer" not in render(advise(alone, load_knowledge()), alone)
+    assert curve(load_input(LINK / "profile.rank0.json")) is None
 
 
 def overlap(profile: Profile) -> tuple[float, str]:
