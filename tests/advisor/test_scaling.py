@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from builders import MS, a_healthy_run, a_run, even_steps
 from click.testing import CliRunner, Result
-from test_message_facts import a_program, sent
+from exchanges import a_program, sent
 
 from stepscope.advisor.advise import advise
 from stepscope.advisor.cli import cli
