@@ -243,6 +243,9 @@ def what_if_command(
     if scaling["scaling"] and not scaling["ranks"]:
         fail("what-if: --scaling says how ranks are added; name their number with --ranks")
     scaled = {name: value for name, value in scaling.items() if value is not None}
+    for name, value in scaled.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            fail(f"what-if: --{name.replace('_', '-')} {value}: give a number above 0")
     replays = bool(faster or launch_free or (hide_communication and is_trace(profile_path)))
     if hide_communication and not replays:
         scaled["hidden"] = True

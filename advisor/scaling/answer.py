@@ -147,10 +147,10 @@ def _link(seen: Observed) -> LinkFound | None:
     exchange, each = seen.exchange, seen.latency
     if not exchange.traffic:
         return None
-    most = max(exchange.traffic, key=lambda part: part.bytes * part.calls)
+    most = max(exchange.traffic, key=lambda part: (part.bytes or 0.0) * part.calls)
     share = most.latency_share(each.likely * hops(most.kind, most.ranks, exchange.backend))
     seconds = (1 - share) * most.channel
-    carried = bus_factor(most.kind, most.ranks) * most.bytes * most.calls
+    carried = bus_factor(most.kind, most.ranks) * (most.bytes or 0.0) * most.calls
     return LinkFound(
         backend=exchange.backend,
         latency_seconds=each.likely,

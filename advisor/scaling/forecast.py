@@ -220,7 +220,7 @@ def _encoding(scenario: Scenario, seen: Observed, part: Traffic) -> float:
     """A processor reads and writes gradients twice, in full and in short."""
     if scenario.gradient_bytes >= 1 or not seen.encoding_bytes_per_s:
         return 0.0
-    moved = 2 * (1 + scenario.gradient_bytes) * part.bytes * part.calls
+    moved = 2 * (1 + scenario.gradient_bytes) * (part.bytes or 0.0) * part.calls
     return moved / seen.encoding_bytes_per_s
 
 

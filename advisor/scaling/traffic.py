@@ -74,8 +74,8 @@ class Traffic:
     """A step."""
     seconds: float
     """A step that nothing hides, waiting for late ranks left out as far as that is known."""
-    bytes: float = 0.0
-    """Of one call."""
+    bytes: float | None = None
+    """Of one call; None where that is not known."""
     exchanges: float = 1.0
     """A step, of gradients."""
     gradients: bool = True
@@ -89,6 +89,8 @@ class Traffic:
         Args:
             each: seconds that one call takes without its bytes.
         """
+        if self.bytes == 0:  # a barrier
+            return 1.0
         return min(1.0, each * self.calls / self.channel) if self.channel > 0 else 0.0
 
     def after(self, cost: float, compute: float, slack: float) -> float:
@@ -142,7 +144,7 @@ def exchange_of(profile: Profile, spent: Seconds) -> Exchange:
     if wrapped and own == COLLECTIVE:
         called = min(called, total)
     scale = called / total if total > 0 else 0.0
-    traffic = [_calls(row, profile, own, scale, gradients=not wrapped) for row in rows]
+    traffic = [_calls(row, profile, own, scale, wrapped=wrapped) for row in rows]
     left = spent.get(COLLECTIVE, 0.0) - (called if own == COLLECTIVE and rows else 0.0)
     if wrapped:
         largest = max(profile.collectives, key=lambda c: c.gradient_bytes)
@@ -189,12 +191,14 @@ def _usual_seconds(row: CollectiveCalls) -> float:
 
 
 def _calls(
-    row: CollectiveCalls, profile: Profile, cause: str, scale: float, *, gradients: bool
+    row: CollectiveCalls, profile: Profile, cause: str, scale: float, *, wrapped: bool
 ) -> Traffic:
+    """What carries bytes is taken for gradients, unless DistributedDataParallel sends those."""
     steps = max(1, profile.steady.total)
     seconds = scale * _usual_seconds(row) / steps
     size = (row.bytes or 0) / row.calls
     calls = row.calls / steps
+    gradients = size > 0 and not wrapped
     return Traffic(
         cause, row.kind, row.ranks, calls, seconds, size, gradients=gradients, channel=seconds
     )

@@ -138,6 +138,20 @@ def test_bandwidth_leaves_latency_as_it_is() -> None:
     assert half == pytest.approx(expected + encoding, rel=0.01)
 
 
+def test_barriers_and_metrics_stay_where_gradients_are_sent_for_the_program() -> None:
+    barrier = sent(0, kind="barrier", bytes=None)
+    assert asked(of_all_ranks(a_program(barrier)), link=2).throughput.speedup == pytest.approx(1)
+
+    profile = replicas()
+    steady = profile.steady
+    steady.calls["collectives"] = [1] * len(steady.count)
+    profile.collective_calls = [sent(4_000_000)]
+    called = steady.phases["communication"] = [round(4.5 * MS) * n for n in steady.count]
+    steady.wall_ns = [wall + spent for wall, spent in zip(steady.wall_ns, called, strict=True)]
+    gone = asked(profile, accumulate=10**6)
+    assert gone.predicted_step_seconds == pytest.approx(0.050 + 0.0045, rel=0.02)
+
+
 def test_what_backward_hides_costs_nothing_to_begin_with() -> None:
     # 90 ms on the link, 30 of them hidden: of 45 ms 15 are left, for the link has to wait no more.
     found = asked(replicas(), link=2)
@@ -237,6 +251,7 @@ def test_the_answer_on_a_terminal() -> None:
         (LINK, ["--scaling", "weak"], "name their number with --ranks"),
         (LINK, ["--link", "2", "sy-ovl"], "name methods, or changes"),
         (LINK, ["--link", "0"], "--link"),
+        (LINK, ["--gradient-bytes", "nan"], "--gradient-bytes nan: give a number above 0"),
         (TRACES / "launch_bound_a100.json.gz", ["--link", "2"], "one process exchanges nothing"),
     ],
 )
