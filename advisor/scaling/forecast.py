@@ -269,7 +269,8 @@ def assumed(scenario: Scenario, seen: Observed) -> str:
         words.append("encoding is as quick as copying")
     if exchange.alone and not scenario.hidden:
         words.append("no late rank was waited for, which one rank's record cannot tell")
-    if not seen.latency.told and (scenario.link != 1 or ranks > 1):
+    other_cost = scenario.link != 1 or scenario.gradient_bytes != 1 or ranks != exchange.ranks
+    if other_cost and not seen.latency.told and ranks > 1:
         words.append(
             f"a hop takes {1e3 * seen.latency.likely:.2g} ms without its bytes (messages of one "
             f"size tell latency and bandwidth not apart: 0 to {1e3 * seen.latency.high:.2g} ms)"
