@@ -294,6 +294,23 @@ FACTS: dict[str, FactName] = {
     "probe.own_delay_share": FactName(
         "share", "part of the fetches' waiting for a core that other workers cause"
     ),
+    "probe.batch_ratio": FactName(
+        "ratio", "time of model and optimizer with twice the batch over that with the present one"
+    ),
+    "probe.half_batch_ratio": FactName("ratio", "the same with half of the batch"),
+    "probe.best_threads": FactName(
+        "count", "the smallest number of intra-op threads with which the model is fastest"
+    ),
+    "probe.threads_gain": FactName(
+        "share", "speedup minus one, predicted for that number of threads"
+    ),
+    "probe.thread_efficiency": FactName(
+        "share", "parallel efficiency: time with one thread over that with all, times their number"
+    ),
+    "probe.unscaled_share": FactName(
+        "share", "operator time, with all threads, in those that hardly gain by them"
+    ),
+    "probe.unscaled_operators": FactName("text", "the most expensive of these operators"),
 }
 
 DEVICE_FACTS = {

@@ -25,6 +25,7 @@ from stepscope.advisor.fetch import (
 from stepscope.advisor.knowledge import Draft, Value
 from stepscope.advisor.measure import Measurement, quantile
 from stepscope.advisor.message_facts import message_facts
+from stepscope.advisor.model_trial import trial_facts
 from stepscope.advisor.operators import category, of_model
 from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
 from stepscope.advisor.predicted_facts import predicted_facts
@@ -329,6 +330,7 @@ def _probe(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     facts["probe.loader_batch_seconds"] = ceilings.loader_batch_seconds(profile)
     facts["probe.serial_fraction"] = ceilings.serial_fraction(profile)
     facts["probe.own_delay_share"] = ceilings.own_delay_share(profile)
+    trial_facts(facts, profile)
 
 
 _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (

@@ -50,6 +50,7 @@ from stepscope.advisor.scaling import chart
 from stepscope.advisor.scaling.curve import curve
 from stepscope.advisor.signals import signals
 from stepscope.advisor.template_cache import template_cache
+from stepscope.advisor.trial_tables import trial_tables
 from stepscope.profiler.format import Profile
 
 _LINK = re.compile(
@@ -142,6 +143,7 @@ def render(advice: Advice, profile: Profile) -> str:
         "operators": tables.operators(profile.window),
         "device": device(profile),
         "roofline": roofline_chart.picture(profile, advice.step_seconds),
+        "trial": trial_tables(profile),
         "live": live_tables.live(profile),
         "path": advice.critical_path and _path(advice.critical_path),
         "machine": tables.machine(profile.environment.calibration),

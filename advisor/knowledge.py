@@ -125,6 +125,7 @@ class Predictor(Struct, forbid_unknown_fields=True, kw_only=True):
         "smooth",
         "any_order",
         "threads",
+        "fewer_threads",
         "fused_optimizer",
         "bf16",
         "compile",

@@ -19,6 +19,7 @@ from stepscope.advisor.device_facts import clock_share, link_share
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.link_rates import slow_links, with_link
 from stepscope.advisor.measure import Measurement
+from stepscope.advisor.model_trial import ThreadChoice, thread_choice
 from stepscope.advisor.outcome import Change, Outcome, ratio
 from stepscope.advisor.scaling.overlap import overlapped
 from stepscope.advisor.scaling.traffic import COLLECTIVE
@@ -173,6 +174,9 @@ def _any_order(predictor: Predictor, profile: Profile, stages: Stages) -> Outcom
 
 def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
     """More intra-op threads: arithmetic and bandwidth at best divide by the ratio of threads."""
+    choice = thread_choice(profile)
+    if choice is not None:
+        return _tried_threads(choice) if choice.best > choice.now else None
     if not isfinite(stages.cores):
         return None
     threads = int(stages.cores + 0.25)  # a core that others use a little still counts
@@ -190,6 +194,35 @@ def _threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome 
         best=lambda s: faster(s, ratio),
         bound=True,
     )
+
+
+def _fewer_threads(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
+    """Fewer intra-op threads, where they were tried and found to be as fast or faster."""
+    choice = thread_choice(profile)
+    return _tried_threads(choice) if choice is not None and choice.best < choice.now else None
+
+
+def _tried_threads(choice: ThreadChoice) -> Outcome:
+    return Outcome(
+        lambda s: _rethreaded(s, choice, choice.passes.middle),
+        f"torch.set_num_threads({choice.best}), as tried on this machine with the model alone",
+        best=lambda s: _rethreaded(s, choice, choice.passes.low),
+        worst=lambda s: _rethreaded(s, choice, choice.passes.high),
+    )
+
+
+def with_best_threads(profile: Profile, stages: Stages) -> Stages:
+    """The stages with the number of intra-op threads that was fastest, where some were tried."""
+    choice = thread_choice(profile)
+    return stages if choice is None else _rethreaded(stages, choice, choice.passes.middle)
+
+
+def _rethreaded(stages: Stages, choice: ThreadChoice, passes: float) -> Stages:
+    wall = stages.scaled("compute.optimizer", choice.updates)
+    for cause in ("compute.arithmetic", "compute.launch", "memory.bandwidth"):
+        wall = wall.scaled(cause, passes)
+    width = stages.width * choice.best / choice.now
+    return replace(wall, width=max(1.0, min(width, max(stages.width, stages.cores))))
 
 
 def _fused_optimizer(predictor: Predictor, profile: Profile, stages: Stages) -> Outcome | None:
@@ -347,6 +380,7 @@ PREDICTORS: dict[str, Callable[[Predictor, Profile, Stages], Outcome | None]] = 
     "smooth": _smooth,
     "any_order": _any_order,
     "threads": _threads,
+    "fewer_threads": _fewer_threads,
     "fused_optimizer": _fused_optimizer,
     "bf16": _bf16,
     "compile": _compile,

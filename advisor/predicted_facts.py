@@ -7,8 +7,9 @@ from typing import Literal
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Draft, Predictor
 from stepscope.advisor.measure import Measurement
+from stepscope.advisor.model_trial import thread_choice
 from stepscope.advisor.outcome import ratio
-from stepscope.advisor.predict import outcome
+from stepscope.advisor.predict import outcome, with_best_threads
 from stepscope.advisor.stages import RECEIVE_SECONDS, Stages
 from stepscope.profiler.format import Profile
 
@@ -17,6 +18,8 @@ def predicted_facts(facts: Draft, profile: Profile, measurement: Measurement) ->
     """Gains of changes that many rules of thumb are about, for this run."""
     stages = measurement.stages
     facts["step.batch_gain"] = 2 * ratio(stages, stages.with_batch(2)) - 1
+    if thread_choice(profile) is not None:
+        facts["probe.threads_gain"] = ratio(stages, with_best_threads(profile, stages)) - 1
     calibration = profile.environment.calibration
     on_device = bool(profile.environment.gpus)
     if on_device or (calibration is not None and calibration.gemm_bf16_flops):

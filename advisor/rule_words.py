@@ -42,7 +42,11 @@ _PREDICTORS = {
     "link": "Copies to the device as the rate of its link.",
     "threads": (
         "A bound: arithmetic and memory traffic shared by one thread per usable core; half of the "
-        "ideal gain as the likely case."
+        "ideal gain as the likely case. Where the trial has tried them: as they were."
+    ),
+    "fewer_threads": (
+        "The pipeline model with forward, backward and optimizer as they were with fewer threads, "
+        "where the trial (`probe=True`) has tried them."
     ),
     "fused_optimizer": (
         "The pipeline model with an optimizer that runs at the memory bandwidth measured on the "

@@ -17,6 +17,7 @@ from stepscope.advisor.fetch import (
     fetch_totals,
     training_loader,
 )
+from stepscope.advisor.model_trial import batch_growth
 from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import RESUMING, STARTUP, Crowd, Slowdowns, Stages
@@ -297,6 +298,7 @@ class Sources:
             in_order=loader is None or loader.in_order is not False,
             serial_share=_serial_share(self.profile, self.workers),
             threads=self.threads,
+            batch_growth=batch_growth(self.profile),
         )
 
 

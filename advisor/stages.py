@@ -106,6 +106,8 @@ class Stages:
     """How much longer batches took than their making explains; `fetch_blocked` has it."""
     resuming: float = RESUMING
     """Part of the computing that goes with the host's work; none of what a device computes."""
+    batch_growth: float | None = None
+    """Time that as many samples again add to the model, over its present time, where tried."""
     factor: float = 1.0
     """Measured over modelled step time, so that the model is exact where it was measured."""
 
@@ -321,12 +323,18 @@ class Stages:
         """These stages with `k` times as many samples per step.
 
         Making and computing grow with the samples; dispatching operators, the optimizer and the
-        host's own work are per step, whatever its size.
+        host's own work are per step, whatever its size. Where a larger batch was tried, all of the
+        model, its dispatching too, grows as it did then.
         """
-        grow = ("data_loading.", "cpu_preprocessing.", "compute.arithmetic", "memory.bandwidth")
+        grown = 1 + (k - 1) * (1.0 if self.batch_growth is None else self.batch_growth)
+        model = ("compute.arithmetic", "memory.bandwidth")
+        if self.batch_growth is not None:
+            model += ("compute.launch",)
         stages = self
         for cause in {*self.main, *self.fetch_cpu, *self.fetch_blocked}:
-            if cause.startswith(grow) and cause != "data_loading.worker_startup":
+            if cause in model:
+                stages = stages.scaled(cause, max(0.0, grown))
+            elif cause.startswith(("data_loading.", "cpu_preprocessing.")) and cause != STARTUP:
                 stages = stages.scaled(cause, k)
         return replace(stages, receive=self.receive * k)
 

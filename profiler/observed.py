@@ -18,6 +18,7 @@ from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
 from stepscope.profiler.meetings import MeetingLog
 from stepscope.profiler.messages import Messages
+from stepscope.profiler.model_calls import ModelCalls
 
 _MAX_DESCRIBED = 16
 _MAX_LOADERS = 64
@@ -46,6 +47,8 @@ class Observed:
         self.messages = Messages()
         self.connections = Connections()
         self.meetings = MeetingLog(origin_ns)
+        self.calls: ModelCalls | None = None
+        """While somebody wants to know them: calls of the outermost modules."""
         self.problems: list[str] = []
 
     def add_loader(self, description: Loader) -> LoaderLog:

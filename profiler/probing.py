@@ -1,7 +1,8 @@
 """What the user may ask for: each half of the loop is tried alone, once, after the profiled steps.
 
-First the model: the loop's body gets a copy of a batch that is there already, a few times over,
-and then its state is put back. Then the loader: batches are taken as fast as they come, and the
+First the model: the loop's body gets a copy of a batch that is there already, a few times over;
+the modules that it has called are then called again with other sizes of batch and other numbers of
+threads, and the state is put back. Then the loader: batches are taken as fast as they come, and the
 body gets them afterwards, in order; for a moment the workers fetch one at a time. Neither is part
 of any statistics but its own.
 """
@@ -23,7 +24,11 @@ import torch
 from torch.utils.data import _utils, dataloader
 
 from stepscope.profiler.agreement import all_ranks_ready
+from stepscope.profiler.compiling import has_compiled
+from stepscope.profiler.device.recorder import DeviceRecorder
 from stepscope.profiler.format import Ceilings
+from stepscope.profiler.model_calls import ModelCalls, samples_of
+from stepscope.profiler.model_trial import ModelTrials, give_back_memory, in_a_line
 from stepscope.profiler.observed import Observed
 from stepscope.profiler.reading import ReadAhead
 from stepscope.profiler.recorder import Recorder
@@ -78,6 +83,9 @@ class Probing:
         self._next_draws = False
         self._inline: deque[int] = deque(maxlen=2 * _TIMED)
         self._undo: Callable[[], None] | None = None
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._calls = ModelCalls(0)
+        """Of one iteration of the trial."""
         self.taken: deque[Any] = deque()
         """Batches that were read ahead and are still to be given to the loop."""
 
@@ -170,6 +178,7 @@ class Probing:
         try:
             for number in range(warmup + timed):
                 batch = [self._copy(batches)]
+                self._listen(number == warmup - 1)
                 if number in (0, warmup):
                     _synchronise()
                 begin = time.perf_counter_ns()
@@ -177,6 +186,8 @@ class Probing:
                 if number == warmup + timed - 1:
                     _synchronise()
                 walls.append(time.perf_counter_ns() - begin)
+            if timed:
+                self._try_sizes()
         finally:
             self._put_back()
         if timed:
@@ -199,6 +210,7 @@ class Probing:
             self._fail("the model", reason or "not every rank takes part")
             return 0, 0
         kept = snapshot
+        self._optimizers = snapshot.optimizers
         recorder.trial = True
         marks, recorder.marks = recorder.marks, []
 
@@ -212,6 +224,35 @@ class Probing:
             self._observed.problem("the trial of the model alone had loader workers beside it")
         return _whole_rounds(_WARMUP, accumulation), _whole_rounds(_TIMED, accumulation)
 
+    def _listen(self, whether: bool) -> None:
+        """Keep, or no longer keep, the calls of modules that the loop's body makes."""
+        if whether:
+            self._calls = self._observed.calls = ModelCalls(_memory_to_spare())
+        else:
+            self._observed.calls = None
+
+    def _try_sizes(self) -> None:
+        """Call the modules again, with other sizes of batch and other numbers of threads."""
+        calls, self._calls = self._calls, ModelCalls(0)
+        assert self._sample
+        batch = samples_of(self._sample[0])
+        reason = calls.reason or _no_sizes()
+        if not reason and not calls.calls:
+            reason = "no module was called"
+        elif not reason and (batch is None or not any(c.has_batch(batch) for c in calls.calls)):
+            reason = "no input of a module has as many samples as a batch"
+        if isinstance(self._recorder, DeviceRecorder):
+            self._recorder.stop_watching_memory()
+        if not reason and batch is not None:
+            try:
+                problem = self._observed.problem
+                trials = ModelTrials(calls.calls, batch, self._optimizers, problem)
+                self._measured.model = trials.run()
+            except Exception as error:
+                reason = in_a_line(error)
+        if reason:
+            self._observed.problem(f"other sizes of batch and threads were not tried: {reason}")
+
     def _copy(self, batches: Iterator[Any]) -> Any:
         """A batch as the loader would give it; the body may change it."""
         assert self._sample
@@ -223,12 +264,15 @@ class Probing:
 
     def _put_back(self) -> None:
         undo, self._undo = self._undo, None
-        self._sample = []
+        self._sample, self._optimizers = [], []
+        self._listen(False)
+        self._calls = ModelCalls(0)
         if undo is not None:
             try:
                 undo()
             except Exception as error:
                 self._observed.problem(f"the state before the trial is not fully restored: {error}")
+            give_back_memory()
 
     # The loader alone ---------------------------------------------------------------------------
 
@@ -276,6 +320,15 @@ class Probing:
 
     def _fail(self, what: str, reason: str) -> None:
         self._observed.problem(f"{what} alone was not tried: {reason}")
+
+
+def _no_sizes() -> str:
+    """Why modules must not be called with other sizes, if so."""
+    if has_compiled():
+        return "torch.compile would compile anew for another size, and keep that"
+    if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+        return "with several ranks an error on one would keep the others waiting; try one process"
+    return ""
 
 
 def _accumulation(recorder: Recorder) -> int:

@@ -51,11 +51,11 @@ class profile:  # used like a function: `with profile(...)`
         max_steps: write the file after so many steps beyond warm-up and let the loop go on
             unprofiled; None records to the end of the context.
         probe: after about 40 steady steps, try each half of the loop alone, once: the body runs
-            ten more times on a copy of one batch, then the loader runs ahead of it. Needs a
-            DataLoader; without `steps` only where the loop is done with a batch when it asks for
-            the next one. Models,
-            optimizers, schedulers, gradient scalers and random states are put back bit for bit;
-            what else the body does in these iterations remains: it counts them, logs them, writes
+            ten more times on a copy of one batch, its modules are called with twice and half of
+            it and other numbers of threads, then the loader runs ahead of it. Needs a DataLoader;
+            without `steps` only where the loop is done with a batch when it asks for the next one.
+            Models, optimizers, schedulers, gradient scalers and random states are put back bit
+            for bit; what else the body does in these iterations remains: it counts them, logs them, writes
             checkpoints of them, updates averages that are no module's. `trying` tells them apart.
             Takes as much memory again as parameters, gradients and optimizer state.
 

@@ -51,7 +51,8 @@ class Snapshot:
         # By type: isinstance would ask `x.__class__`, and lazy proxies load then.
         kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, _STATEFUL)}
         owners = [x for x in objects if type(x) in kinds]
-        if not any(isinstance(x, torch.optim.Optimizer) for x in owners):
+        self.optimizers = [x for x in owners if isinstance(x, torch.optim.Optimizer)]
+        if not self.optimizers:
             raise RuntimeError("there is no torch.optim.Optimizer")
         for owner in owners:
             self._keep_object(owner)

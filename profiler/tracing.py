@@ -32,7 +32,7 @@ class Tracing:
         if torch.cuda.is_available() and not shapes:  # what runs on a device has been timed before
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         self.profiler: Any = torch.profiler.profile(activities=activities, record_shapes=shapes)
-        with _quiet_kineto():
+        with quiet_kineto():
             self.profiler.start()
         self.marks_ns = [_mark() for _ in range(_MARKS)]
         self.phase_ns: dict[str, int] = {}
@@ -62,12 +62,12 @@ class Tracing:
         """End anywhere."""
         self._recorder.in_window = False
         self.switches, self._recorder.switches = self._recorder.switches or [], None
-        with _quiet_kineto():
+        with quiet_kineto():
             self.profiler.stop()
 
 
 @contextmanager
-def _quiet_kineto() -> Iterator[None]:
+def quiet_kineto() -> Iterator[None]:
     """Some versions of PyTorch's tracer greet on standard error; this loop did not ask for it."""
     if _LOG_LEVEL in os.environ:
         yield

@@ -81,7 +81,7 @@ class OperatorWindow:
         self.own_ns += time.perf_counter_ns() - begin
 
     def _start(self) -> None:
-        if _another_profiler():
+        if another_profiler():
             self._problem("the program uses torch.profiler itself: no operator table")
         else:
             self._tracing = Tracing(self._recorder, shapes=False)
@@ -113,7 +113,7 @@ class OperatorWindow:
     def _start_counting(self) -> None:
         if self._spanned:
             self._problem("annotations last for several steps: operators' work is not counted")
-        elif self.result is not None and not _another_profiler():
+        elif self.result is not None and not another_profiler():
             self._tracing = Tracing(self._recorder, shapes=True)
 
     def _read_shapes(self) -> None:
@@ -137,7 +137,7 @@ class OperatorWindow:
                 tracing.abandon()
 
 
-def _another_profiler() -> bool:
+def another_profiler() -> bool:
     """Whether one is running, or may yet be started: starting it inside ours would break both."""
     if torch.autograd._profiler_enabled():  # type: ignore[attr-defined]
         return True

@@ -25,7 +25,7 @@ class DeviceRecorder(Recorder):
         self._problem = problem
         self._clock: DeviceClock | None = None
         self._memory: AllocatorWatch | None = None
-        self._no_memory = False
+        self._no_memory = self._memory_stopped = False
         self._names: list[str] = []
         self._peak_before = 0
         with suppress(Exception):  # an allocator without statistics is told of later
@@ -110,9 +110,13 @@ class DeviceRecorder(Recorder):
                 )
             except Exception as error:
                 self._give_up_memory(error)
-        if self._memory is not None:
+        if self._memory is not None and not self._memory_stopped:
             self._guarded_memory(look)
         return used_time
+
+    def stop_watching_memory(self) -> None:
+        """What the allocator says from now on is of a trial too."""
+        self._memory_stopped = True
 
     def _guarded_memory(self, action: Callable[[AllocatorWatch], None]) -> None:
         """An allocator without statistics (another one may be plugged in) ends the looking."""

@@ -63,6 +63,7 @@ from stepscope.profiler.format.timeline import (
     Site,
     Steps,
 )
+from stepscope.profiler.format.trial import ModelTrial, Resized, Threaded, ThreadedOperator
 
 __all__ = [
     "PACED",
@@ -98,6 +99,7 @@ __all__ = [
     "Meetings",
     "Metric",
     "Model",
+    "ModelTrial",
     "Operator",
     "OperatorWork",
     "Optimizer",
@@ -110,6 +112,7 @@ __all__ = [
     "RankTimes",
     "Ranks",
     "Replayed",
+    "Resized",
     "Run",
     "RuntimeCalls",
     "Samples",
@@ -117,6 +120,8 @@ __all__ = [
     "Solo",
     "Steps",
     "Straggler",
+    "Threaded",
+    "ThreadedOperator",
     "Trace",
     "Window",
     "WindowPhase",

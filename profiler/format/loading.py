@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from stepscope.profiler.format.columns import Count, same_length
 from stepscope.profiler.format.timeline import Site
+from stepscope.profiler.format.trial import ModelTrial
 
 
 class Batches(Struct, kw_only=True):
@@ -140,3 +141,5 @@ class Ceilings(Struct, kw_only=True, omit_defaults=True):
     loader_batch_ns: list[int] = []
     """Time between batches when nothing but the loader ran."""
     solo: Solo | None = None
+    model: ModelTrial | None = None
+    """The model with other sizes of batch and other numbers of threads."""

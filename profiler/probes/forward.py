@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from stepscope.profiler.compiling import is_compiling, leave_to_python
+from stepscope.profiler.model_calls import autocast_in_force
 from stepscope.profiler.observed import Observed, describe_model
 from stepscope.profiler.patches import Patches
 from stepscope.profiler.recorder import Recorder
@@ -86,10 +87,12 @@ class _ForwardProbe:
             if recorder.thread != get_ident() or recorder.current == forward:
                 return original(module, *args, **kwargs)
             if observed.autocast is None and recorder.step_index < _AUTOCAST_STEPS:
-                observed.autocast = _autocast()
+                observed.autocast = next((str(t) for _, t in autocast_in_force()), None)
             self._called = True
             if recorder.current == validation and torch.is_grad_enabled():
                 recorder.counted[kept] += 1
+            if observed.calls is not None:
+                observed.calls.note(module, args, kwargs)
             previous = recorder.enter(forward)
             try:
                 return original(module, *args, **kwargs)
@@ -123,16 +126,3 @@ def _classes_of_modules() -> set[type]:
         found.update(new)
         ask += new
     return found
-
-
-def _autocast() -> str | None:
-    """The dtype of the autocast in force, e.g. `torch.bfloat16`."""
-    if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
-        for device in ("cuda", "cpu"):
-            if torch.is_autocast_enabled(device):
-                return str(torch.get_autocast_dtype(device))
-    elif torch.is_autocast_enabled():
-        return str(torch.get_autocast_gpu_dtype())
-    elif torch.is_autocast_cpu_enabled():
-        return str(torch.get_autocast_cpu_dtype())
-    return None
