@@ -157,6 +157,11 @@ FACTS: dict[str, FactName] = {
     "compilation.graph_breaks": FactName(
         "count", "places at which torch.compile had to stop and go back to Python"
     ),
+    "compilation.break_places": FactName("text", "the first of them, with what the compiler says"),
+    "compilation.again": FactName("count", "compilations of functions that had been compiled"),
+    "compilation.again_places": FactName("text", "the first of these functions, and why"),
+    "compilation.limit_hits": FactName("count", "functions that the compiler has given up"),
+    "compilation.limit_places": FactName("text", "the first of these functions, and why"),
     "loader.deeper_queue_gain": FactName("share", "speedup minus one, predicted for a queue of 8"),
     "loader.any_order_gain": FactName(
         "share", "speedup minus one, predicted for taking batches as they are finished"

@@ -34,6 +34,17 @@ _BY_NAME = {
     **dict.fromkeys(("comm.latency_seconds", "comm.link_bandwidth"), _SIZES),
     **dict.fromkeys(
         (
+            "compilation.again",
+            "compilation.again_places",
+            "compilation.break_places",
+            "compilation.graph_breaks",
+            "compilation.limit_hits",
+            "compilation.limit_places",
+        ),
+        "use torch.compile inside the `with profile(...)` block",
+    ),
+    **dict.fromkeys(
+        (
             "ranks.link_bandwidth",
             "ranks.slow_link",
             "ranks.slow_links",

@@ -10,6 +10,7 @@ from statistics import median
 
 from stepscope.advisor import ceilings
 from stepscope.advisor.causes import CAUSES
+from stepscope.advisor.compile_facts import compile_facts
 from stepscope.advisor.config_facts import environment_facts, set_up_facts
 from stepscope.advisor.device_facts import device_facts
 from stepscope.advisor.device_path import device_times
@@ -207,7 +208,6 @@ def _torch(facts: Draft, profile: Profile, measurement: Measurement) -> None:
     facts["torch.intra_op_threads"] = configuration.intra_op_threads
     facts["torch.deterministic"] = configuration.deterministic
     facts["torch.anomaly_mode"] = configuration.anomaly_mode
-    facts["compilation.graph_breaks"] = configuration.graph_breaks
     facts["torch.tf32"] = configuration.tf32_matmul
     facts["torch.cudnn_benchmark"] = configuration.cudnn_benchmark
     facts["torch.autocast"] = configuration.autocast or "off"
@@ -347,6 +347,7 @@ _SOURCES: tuple[Callable[[Draft, Profile, Measurement], None], ...] = (
     _memory,
     _communication,
     _probe,
+    compile_facts,
     environment_facts,
     set_up_facts,
     timeline_facts,

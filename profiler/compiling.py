@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -25,9 +24,3 @@ def leave_to_python(*functions: Callable[..., Any]) -> None:
         for function in functions:
             if isinstance(function, FunctionType):
                 torch._C._dynamo.eval_frame.skip_code(function.__code__)  # type: ignore[attr-defined]
-
-
-def has_compiled() -> bool:
-    """Whether torch.compile has made a graph in this process since its last reset."""
-    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
-    return bool(counters and counters["stats"]["unique_graphs"])

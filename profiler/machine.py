@@ -91,6 +91,7 @@ def environment(gpus: list[Gpu]) -> Environment:
 def configuration(observed: Observed) -> Configuration:
     """Describe what the program has switched on."""
     cuda = torch.cuda.is_available()
+    compiled = observed.compiled.result() if observed.compiled is not None else None
     return Configuration(
         models=observed.models,
         optimizers=observed.optimizers,
@@ -102,22 +103,11 @@ def configuration(observed: Observed) -> Configuration:
         cudnn_benchmark=torch.backends.cudnn.benchmark if cuda else None,
         deterministic=torch.are_deterministic_algorithms_enabled(),
         anomaly_mode=torch.is_anomaly_enabled(),
-        graph_breaks=_graph_breaks(),
+        graph_breaks=len(compiled.graph_breaks) if compiled is not None else None,
         gc_enabled=gc.isenabled(),
         batch_size=observed.batch_size,
         batch_bytes=observed.batch_bytes,
     )
-
-
-def _graph_breaks() -> int | None:
-    """From Dynamo's own counters, which another version may keep otherwise."""
-    counters = getattr(sys.modules.get("torch._dynamo.utils"), "counters", None)
-    try:
-        if counters is None or not counters["stats"]["unique_graphs"]:
-            return None
-        return int(sum(counters["graph_break"].values()))
-    except (AttributeError, LookupError, TypeError):
-        return None
 
 
 def calibrate() -> Calibration:

@@ -14,6 +14,7 @@ import torch
 
 from stepscope.profiler.connections import Connections
 from stepscope.profiler.device.copies import CopyLog
+from stepscope.profiler.dynamo import CompiledCode
 from stepscope.profiler.format import Loader, Model, Optimizer
 from stepscope.profiler.loaders import LoaderLog
 from stepscope.profiler.meetings import MeetingLog
@@ -47,6 +48,7 @@ class Observed:
         self.messages = Messages()
         self.connections = Connections()
         self.meetings = MeetingLog(origin_ns)
+        self.compiled: CompiledCode | None = None
         self.calls: ModelCalls | None = None
         """While somebody wants to know them: calls of the outermost modules."""
         self.problems: list[str] = []

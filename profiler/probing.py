@@ -24,8 +24,8 @@ import torch
 from torch.utils.data import _utils, dataloader
 
 from stepscope.profiler.agreement import all_ranks_ready
-from stepscope.profiler.compiling import has_compiled
 from stepscope.profiler.device.recorder import DeviceRecorder
+from stepscope.profiler.dynamo import has_compiled
 from stepscope.profiler.format import Ceilings
 from stepscope.profiler.model_calls import ModelCalls, samples_of
 from stepscope.profiler.model_trial import ModelTrials, give_back_memory, in_a_line

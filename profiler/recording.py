@@ -256,6 +256,7 @@ class Recording:
             connections=self.observed.connections.as_list(),
             flight_recorder=self._flight,
             ceilings=self._probing.result if self._probing is not None else None,
+            compilation=self.observed.compiled.result() if self.observed.compiled else None,
             marks=list(self.recorder.marks),
             metrics=self.metrics.result(final=ended != "running"),
             overhead=Overhead(

@@ -55,8 +55,9 @@ class profile:  # used like a function: `with profile(...)`
             it and other numbers of threads, then the loader runs ahead of it. Needs a DataLoader;
             without `steps` only where the loop is done with a batch when it asks for the next one.
             Models, optimizers, schedulers, gradient scalers and random states are put back bit
-            for bit; what else the body does in these iterations remains: it counts them, logs them, writes
-            checkpoints of them, updates averages that are no module's. `trying` tells them apart.
+            for bit; what else the body does in these iterations remains: it counts them, logs
+            them, writes checkpoints of them, updates averages that are no module's. `trying` tells
+            them apart.
             Takes as much memory again as parameters, gradients and optimizer state.
 
     Raises:

@@ -51,15 +51,19 @@ from stepscope.profiler.format import (
     Loader,
     Mark,
     Model,
+    ModelTrial,
     Operator,
     OperatorWork,
     Optimizer,
     Profile,
+    Resized,
     Run,
     Samples,
     Site,
     Solo,
     Steps,
+    Threaded,
+    ThreadedOperator,
     Window,
     WindowPhase,
     Worker,
@@ -621,6 +625,29 @@ def a_site(phase: str = "fetch", state: str = "running", samples: int = 10, **mo
     """A place where a thread was seen so often."""
     defaults: dict[str, Any] = {"file": "/home/user/train.py", "line": 42, "function": "blur"}
     return Site(phase=phase, state=state, samples=samples, **defaults | more)
+
+
+def some_model_trial(**changes: Any) -> ModelTrial:
+    """A batch twice as large takes a third longer; two threads are as fast as four."""
+    defaults: dict[str, Any] = {
+        "batch_size": 8,
+        "sizes": [
+            Resized(factor=1.0, pass_ns=[9 * MS, 9 * MS, 90 * MS]),
+            Resized(factor=2.0, pass_ns=[12 * MS, 12 * MS, 120 * MS]),
+            Resized(factor=0.5, pass_ns=[8 * MS, 8 * MS, 80 * MS]),
+        ],
+        "optimizer_ns": [3 * MS] * 3,
+        "threads": [
+            Threaded(threads=1, pass_ns=[15 * MS] * 3, optimizer_ns=[3 * MS] * 3),
+            Threaded(threads=2, pass_ns=[9 * MS] * 3, optimizer_ns=[3 * MS] * 3),
+            Threaded(threads=4, pass_ns=[9 * MS] * 3, optimizer_ns=[3 * MS] * 3),
+        ],
+        "operators": [
+            ThreadedOperator(name="aten::addmm", calls=4, one_ns=9 * MS, most_ns=3 * MS),
+            ThreadedOperator(name="aten::cat", calls=1, one_ns=1 * MS, most_ns=1 * MS),
+        ],
+    }
+    return ModelTrial(**defaults | changes)
 
 
 def some_ceilings(**changes: Any) -> Ceilings:

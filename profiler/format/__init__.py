@@ -24,6 +24,7 @@ from stepscope.profiler.format.communication import (
     RankTimes,
     Straggler,
 )
+from stepscope.profiler.format.compilation import Compilation, GraphBreak, Recompiled
 from stepscope.profiler.format.device import (
     PACED,
     Annotation,
@@ -76,6 +77,7 @@ __all__ = [
     "Clock",
     "Collective",
     "CollectiveCalls",
+    "Compilation",
     "Configuration",
     "Connection",
     "Copies",
@@ -88,6 +90,7 @@ __all__ = [
     "FetchTotals",
     "FlightRecorder",
     "Gpu",
+    "GraphBreak",
     "HeatMap",
     "Histogram",
     "HostTimes",
@@ -111,6 +114,7 @@ __all__ = [
     "RankLink",
     "RankTimes",
     "Ranks",
+    "Recompiled",
     "Replayed",
     "Resized",
     "Run",
@@ -175,6 +179,8 @@ class Profile(Struct, kw_only=True):
     """Those that have carried most, of whatever use; Linux only."""
     flight_recorder: FlightRecorder | None = None
     ceilings: Ceilings | None = None
+    compilation: Compilation | None = None
+    """Where torch.compile was used."""
     sites: list[Site] = []
     """Where the training thread was seen, by phase, the most frequent first."""
     stack_samples: Count = 0

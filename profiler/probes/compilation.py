@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stepscope.profiler.dynamo import CompiledCode
 from stepscope.profiler.late import LateModules
 from stepscope.profiler.observed import Observed
 from stepscope.profiler.patches import Patches
@@ -26,7 +27,8 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     for name in ("trace", "script"):
         patches.replace(torch.jit, name, wrap)
     late = LateModules(recorder, patches)
-    late.replace("torch._dynamo.convert_frame", ["_compile"], wrap)
+    code = observed.compiled = CompiledCode(lambda: recorder.steady)
+    late.replace("torch._dynamo.convert_frame", ["_compile"], lambda f: wrap(code.watching(f)))
     late.look()
     backward = _LazyBackward(recorder)
     backward.listen()

@@ -15,6 +15,7 @@ from builders import (
     even_steps,
     some_batches,
     some_ceilings,
+    some_model_trial,
     some_totals,
 )
 from msgspec.structs import replace
@@ -26,6 +27,7 @@ from stepscope.advisor.measure import measure, quantile
 from stepscope.profiler.format import (
     Batches,
     Collective,
+    Compilation,
     Configuration,
     Gpu,
     Histogram,
@@ -146,7 +148,8 @@ def a_full_run() -> Profile:
         ],
         stack_samples=100,
         window=a_profile().window,
-        ceilings=some_ceilings(model_step_ns=[77 * MS] * 8),
+        ceilings=some_ceilings(model_step_ns=[77 * MS] * 8, model=some_model_trial()),
+        compilation=Compilation(),
     )
     profile.environment.gpus = [Gpu(index=0, name="NVIDIA L4", memory_bytes=10**10)]
     calibration = profile.environment.calibration

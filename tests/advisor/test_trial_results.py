@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import MS, a_profile, some_ceilings, some_stages
+from builders import a_profile, some_ceilings, some_model_trial, some_stages
 
 from stepscope.advisor import model_trial
 from stepscope.advisor.facts import facts_of
@@ -11,30 +11,11 @@ from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.measure import measure
 from stepscope.advisor.predict import outcome, ratio, with_best_threads
 from stepscope.advisor.trial_tables import trial_tables
-from stepscope.profiler.format import ModelTrial, Profile, Resized, Threaded, ThreadedOperator
+from stepscope.profiler.format import Profile
 
 
 def tried(threads: int = 2, **changes: Any) -> Profile:
-    """A batch twice as large takes a third longer; two threads are as fast as four."""
-    defaults: dict[str, Any] = {
-        "batch_size": 8,
-        "sizes": [
-            Resized(factor=1.0, pass_ns=[9 * MS, 9 * MS, 90 * MS]),
-            Resized(factor=2.0, pass_ns=[12 * MS, 12 * MS, 120 * MS]),
-            Resized(factor=0.5, pass_ns=[8 * MS, 8 * MS, 80 * MS]),
-        ],
-        "optimizer_ns": [3 * MS] * 3,
-        "threads": [
-            Threaded(threads=1, pass_ns=[15 * MS] * 3, optimizer_ns=[3 * MS] * 3),
-            Threaded(threads=2, pass_ns=[9 * MS] * 3, optimizer_ns=[3 * MS] * 3),
-            Threaded(threads=4, pass_ns=[9 * MS] * 3, optimizer_ns=[3 * MS] * 3),
-        ],
-        "operators": [
-            ThreadedOperator(name="aten::addmm", calls=4, one_ns=9 * MS, most_ns=3 * MS),
-            ThreadedOperator(name="aten::cat", calls=1, one_ns=1 * MS, most_ns=1 * MS),
-        ],
-    }
-    profile = a_profile(ceilings=some_ceilings(model=ModelTrial(**defaults | changes)))
+    profile = a_profile(ceilings=some_ceilings(model=some_model_trial(**changes)))
     profile.steady.calls["optimizer_steps"] = [1] * profile.steady.total
     profile.configuration.intra_op_threads = threads
     return profile
