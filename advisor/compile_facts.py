@@ -28,7 +28,8 @@ def compile_facts(facts: Draft, profile: Profile, measurement: Measurement) -> N
 
 
 def _break(row: GraphBreak) -> str:
-    return f"{PurePath(row.file).name}:{row.line} in {row.function} ({row.reason})"
+    whole = "; the function is not compiled at all" if row.uncompiled else ""
+    return f"{PurePath(row.file).name}:{row.line} in {row.function} ({row.reason}{whole})"
 
 
 def _recompiled(row: Recompiled) -> str:

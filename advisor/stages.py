@@ -327,9 +327,9 @@ class Stages:
         model, its dispatching too, grows as it did then.
         """
         grown = 1 + (k - 1) * (1.0 if self.batch_growth is None else self.batch_growth)
-        model = ("compute.arithmetic", "memory.bandwidth")
+        model = ["compute.arithmetic", "memory.bandwidth"]
         if self.batch_growth is not None:
-            model += ("compute.launch",)
+            model.append("compute.launch")
         stages = self
         for cause in {*self.main, *self.fetch_cpu, *self.fetch_blocked}:
             if cause in model:

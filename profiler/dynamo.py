@@ -10,11 +10,11 @@ import functools
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,6 +26,14 @@ _LIMIT = re.compile(r"(cache|recompile)[ _](size[ _])?limit", re.I)
 """Of the error that ends the compilation of a function too many times; words vary by version."""
 _COMPILE_ID = re.compile(r"^\d+/\d+: ")
 _TORCH = str(Path(torch.__file__).parent)
+
+
+class _Place(NamedTuple):
+    file: str
+    line: int
+    function: str
+    reason: str
+    uncompiled: bool
 
 
 class CompiledCode:
@@ -40,6 +48,7 @@ class CompiledCode:
         self._all: Counter[CodeType] = Counter()
         self._in_steady: Counter[CodeType] = Counter()
         self._at_limit: set[CodeType] = set()
+        self._uncompiled: Counter[_Place] = Counter()
 
     def watching(self, compile_frame: Callable[..., Any]) -> Callable[..., Any]:
         """`compile_frame`, which takes the code as its first argument, with its calls counted."""
@@ -51,11 +60,18 @@ class CompiledCode:
             try:
                 return compile_frame(code, *args, **kwargs)
             except Exception as error:
-                if _LIMIT.search(str(error)):
-                    self._at_limit.add(code)
+                self._failed(code, error)
                 raise
 
         return watched
+
+    def _failed(self, code: CodeType, error: Exception) -> None:
+        """A function is not compiled, or not again; an error that ends the program is no loss."""
+        stack = getattr(error, "real_stack", None)
+        if _LIMIT.search(str(error)):
+            self._at_limit.add(code)
+        elif stack:
+            self._uncompiled[_place(stack, error, uncompiled=True)] += 1
 
     def result(self) -> Compilation | None:
         """What is known by now; None where nothing was compiled."""
@@ -63,8 +79,13 @@ class CompiledCode:
         if dynamo is None or not (self._all or has_compiled()):
             return None
         found = Compilation()
+        places = Counter(self._uncompiled)
         with suppress(Exception):
-            found.graph_breaks = _graph_breaks(dynamo)
+            places.update(_broken(dynamo))
+        found.graph_breaks = [
+            GraphBreak(**place._asdict(), count=count)
+            for place, count in places.most_common(_MAX_ROWS)
+        ]
         with suppress(Exception):
             found.limit = int(dynamo.config.cache_size_limit)
         found.recompiled = self._recompiled(dynamo, found.limit or sys.maxsize)
@@ -102,18 +123,19 @@ def _limit_was_met() -> bool:
     return any(_LIMIT.search(str(reason)) for reason in list(counters.get("unimplemented", ())))
 
 
-def _graph_breaks(dynamo: Any) -> list[GraphBreak]:
-    places: Counter[tuple[str, int, str, str]] = Counter()
+def _broken(dynamo: Any) -> Iterator[_Place]:
     for each in list(dynamo.graph_break_reasons):
         if each.graph_break and each.user_stack:
-            own = [frame for frame in each.user_stack if not frame.filename.startswith(_TORCH)]
-            frame = (own or each.user_stack)[-1]
-            reason = _first_line(each.reason)
-            places[frame.filename, int(frame.lineno or 0), frame.name, reason] += 1
-    return [
-        GraphBreak(file=file, line=line, function=name, reason=reason, count=count)
-        for (file, line, name, reason), count in places.most_common(_MAX_ROWS)
-    ]
+            yield _place(each.user_stack, each.reason)
+
+
+def _place(stack: Sequence[Any], reason: object, *, uncompiled: bool = False) -> _Place:
+    """The innermost frame of the program's own code."""
+    own = [frame for frame in stack if not frame.filename.startswith(_TORCH)]
+    frame = (own or stack)[-1]
+    return _Place(
+        frame.filename, int(frame.lineno or 0), frame.name, _first_line(reason), uncompiled
+    )
 
 
 def _first_line(text: object) -> str:

@@ -120,7 +120,7 @@ def calibrate() -> Calibration:
     source, target = torch.ones(half), torch.empty(half)
     with torch.no_grad():
         eager = _best(lambda: torch.add(one, one), times=200)
-        copy = _best(lambda: target.copy_(source), times=3)
+        copy = _best(lambda: target.copy_(source), times=2)
         fp32, bf16 = _gemm_flops(torch.float32), _bf16_flops()
     return Calibration(
         eager_op_ns=eager * 1e9,
@@ -128,7 +128,7 @@ def calibrate() -> Calibration:
         gemm_fp32_flops=fp32,
         gemm_bf16_flops=bf16,
         threads=torch.get_num_threads(),
-        fresh_bytes_per_s=_FRESH_BYTES / min(_touch_fresh_memory() for _ in range(3)),
+        fresh_bytes_per_s=_FRESH_BYTES / min(_touch_fresh_memory() for _ in range(2)),
     )
 
 
@@ -151,7 +151,7 @@ def _gemm_flops(dtype: torch.dtype) -> float:
     """Rate of the product of two squares, large enough for all threads to be at work."""
     rate = 0.0
     for n in _GEMM_SIZES:
-        rate = max(rate, _gemm_rate(dtype, n, times=4))
+        rate = max(rate, _gemm_rate(dtype, n, times=3))
         if 2 * n**3 / rate > _SHORT_GEMM_SECONDS:
             break
     return rate

@@ -116,7 +116,7 @@ class ModelCall:
             x for x in _pytree.tree_leaves(found) if isinstance(x, torch.Tensor) and x.requires_grad
         ]
         if outputs:
-            torch.autograd.backward(outputs, [torch.randn_like(x) for x in outputs])  # type: ignore[no-untyped-call]
+            torch.autograd.backward(outputs, [torch.randn_like(x) for x in outputs])
         elif any(p.requires_grad for p in self._module.parameters()):
             kind = type(self._module).__name__
             raise NotRepeatableError(f"what a {kind} returns does not lead back to its parameters")

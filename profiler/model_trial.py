@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import psutil
 import torch
@@ -79,9 +80,7 @@ class ModelTrials:
                 sized = self._tried(factor)
                 if sized is not None:
                     batches[factor] = sized
-        times = self._in_turn(
-            [lambda sized=sized: self._pass_ns(sized) for sized in batches.values()]
-        )  # type: ignore[misc]
+        times = self._in_turn([partial(self._pass_ns, sized) for sized in batches.values()])
         rows = zip(batches, times, strict=True)
         return [Resized(factor=factor, pass_ns=spent) for factor, spent in rows]
 
@@ -115,7 +114,8 @@ class ModelTrials:
         now = torch.get_num_threads()
         counts = thread_counts(now)
         with _threads_as_now():
-            passes = self._in_turn([_with_threads(n, lambda: self._pass_ns(own)) for n in counts])
+            one = partial(self._pass_ns, own)
+            passes = self._in_turn([_with_threads(n, one) for n in counts])
             if len(counts) > 1:
                 result.operators = self._operators(own, counts)
             updates = self._updates_ns(own, [_with_threads(n, self._update_ns) for n in counts])

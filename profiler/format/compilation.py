@@ -7,7 +7,7 @@ from msgspec import Struct
 from stepscope.profiler.format.columns import Count
 
 
-class GraphBreak(Struct, kw_only=True):
+class GraphBreak(Struct, kw_only=True, omit_defaults=True):
     """A place at which a graph ends, and Python goes on by itself."""
 
     file: str
@@ -17,6 +17,9 @@ class GraphBreak(Struct, kw_only=True):
     """First line of what the compiler says."""
     count: Count
     """How often it was met while compiling."""
+    uncompiled: bool = False
+    """No part of the function is compiled: it breaks inside of a loop, say. Not told by PyTorch
+    before 2.4."""
 
 
 class Recompiled(Struct, kw_only=True, omit_defaults=True):

@@ -21,7 +21,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):  # type: ignore[attr-defined]
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
         yield
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
@@ -34,6 +34,14 @@ def in_three_parts(x: torch.Tensor) -> torch.Tensor:
     if y.sum() > 0:
         y = y * 2
     return y
+
+
+def in_a_loop(x: torch.Tensor) -> torch.Tensor:
+    for _ in range(2):
+        x = torch.relu(x)
+        if x.sum() > 0:
+            x = x * 2
+    return x
 
 
 def whole(x: torch.Tensor, factor: float) -> torch.Tensor:
@@ -69,6 +77,17 @@ def test_breaks_of_the_graph_are_told_with_their_place_and_reason(tmp_path: Path
     assert of(profile).recompiled == []
 
 
+@pytest.mark.skipif(torch.__version__ < "2.4", reason="PyTorch does not tell")
+def test_a_function_that_is_not_compiled_at_all_is_told(tmp_path: Path) -> None:
+    compiled = torch.compile(in_a_loop, backend="eager")
+    profile = recorded(tmp_path, lambda _: compiled(torch.ones(2)))
+
+    (place,) = of(profile).graph_breaks
+    assert place.line == inspect.getsourcelines(in_a_loop)[1] + 3
+    assert place.uncompiled
+    assert profile.configuration.graph_breaks == 1
+
+
 def test_what_is_compiled_again_is_told_with_the_guard_that_failed(tmp_path: Path) -> None:
     compiled = torch.compile(whole, backend="eager")
     profile = recorded(tmp_path, lambda i: compiled(torch.ones(2 + i), 1.0))
@@ -84,7 +103,7 @@ def test_what_is_compiled_again_is_told_with_the_guard_that_failed(tmp_path: Pat
 
 def test_a_function_that_the_compiler_has_given_up_is_named(tmp_path: Path) -> None:
     compiled = torch.compile(whole, backend="eager")
-    with torch._dynamo.config.patch(cache_size_limit=2):  # type: ignore[attr-defined]
+    with torch._dynamo.config.patch(cache_size_limit=2):
         profile = recorded(tmp_path, lambda i: compiled(torch.ones(2 + i), 1.0), steps=5)
 
     (row,) = of(profile).recompiled

@@ -225,9 +225,9 @@ def test_the_dimension_of_the_batch() -> None:
 
 def test_the_numbers_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.setattr(model_trial.cgroup, "cpu_quota", lambda: 6.5)
+    monkeypatch.setattr("stepscope.profiler.cgroup.cpu_quota", lambda: 6.5)
 
     assert thread_counts(6) == [1, 3, 6]
     assert thread_counts(16) == [1, 3, 6, 16]
-    monkeypatch.setattr(model_trial.cgroup, "cpu_quota", lambda: 0.5)
+    monkeypatch.setattr("stepscope.profiler.cgroup.cpu_quota", lambda: 0.5)
     assert thread_counts(1) == [1]
