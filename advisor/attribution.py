@@ -7,7 +7,7 @@ from math import log
 from stepscope.advisor.blocks import Block
 from stepscope.advisor.contention import Contention
 from stepscope.advisor.sources import Sources, Work
-from stepscope.advisor.stages import HANDOVER, STARVATION
+from stepscope.advisor.stages import HANDOVER, STARTUP, STARVATION
 from stepscope.advisor.trainer import PYTHON
 
 
@@ -16,9 +16,10 @@ def attribute(sources: Sources, block: Block) -> dict[str, float]:
     work = sources.work(block)
     seconds = dict(work.causes)
     taken = work.lost * _foreign_part(sources.main_contention, work)
-    by_threads = sources.crowding.get(PYTHON, 0.0)
-    _move(seconds, STARVATION, taken * (1 - by_threads))
-    _move(seconds, PYTHON, taken * by_threads)
+    own = {cause: part for cause, part in sources.crowding.items() if cause != STARTUP}
+    _move(seconds, STARVATION, taken * (1 - sum(own.values())))
+    for cause, part in own.items():
+        _move(seconds, cause, taken * part)
     for cause, part in waiting(sources, block).items():
         seconds[cause] = seconds.get(cause, 0.0) + part
     return _by_processor_time(sources, seconds, block)
@@ -53,14 +54,19 @@ def _processor_time(sources: Sources, block: Block) -> dict[str, float]:
     busy = sum(main.values())
     locking = sources.locking_threads * block.wall
     unlocked = sources.unlocked_threads * block.wall
+    handing = sources.handing_threads * block.wall
     fetched = {c: s * block.steps for c, s in sources.fetch.cpu.items()} if sources.fetch else {}
     own = (
-        block.process_cpu - locking - unlocked - (0.0 if sources.workers else sum(fetched.values()))
+        block.process_cpu
+        - (locking + unlocked + handing)
+        - (0.0 if sources.workers else sum(fetched.values()))
     )
     used = {c: max(0.0, own) * s / busy for c, s in main.items()} if busy else {}
     used[PYTHON] = used.get(PYTHON, 0.0) + locking
+    used[HANDOVER] = used.get(HANDOVER, 0.0) + handing
     used[STARVATION] = unlocked
-    for cause, s in fetched.items():
+    awaited = {cause: cores * block.wall for cause, cores in sources.awaited.items()}
+    for cause, s in (*fetched.items(), *awaited.items()):
         used[cause] = used.get(cause, 0.0) + s
     return used
 

@@ -42,6 +42,7 @@ _OWNERS = {
     "forward": _Owner("model", "launch"),
     "forward" + PACED: _Owner("model", "launch"),
     "python" + PACED: _Owner("model", "python"),
+    "after_forward" + PACED: _Owner("model", "python"),
     "backward": _Owner("model", "launch"),
     "backward" + PACED: _Owner("model", "launch"),
     "optimizer_device": _Owner("optimizer_device", "optimizer"),
@@ -51,7 +52,8 @@ _OWNERS = {
 }
 _GROUPS = (
     (("python" + PACED,), ("python",)),
-    (("forward", "forward" + PACED), ("forward", "python")),
+    (("after_forward" + PACED,), ("after_forward",)),
+    (("forward", "forward" + PACED), ("forward", "after_forward", "python")),
     (("backward", "backward" + PACED), ("backward",)),
     (
         ("optimizer_device", "optimizer" + PACED, "after_backward" + PACED),

@@ -18,7 +18,9 @@ _ELEMENTWISE = (
 )  # fmt: skip
 _AUTOGRAD_NODE = re.compile(r"autograd::|Backward\d*$")
 """A node's own time is bookkeeping; what it computes is in the operators that it calls."""
-MODEL_PHASES = ("forward", "backward", "python", "after_backward")
+BETWEEN = ("python", "after_forward")
+"""Phases of the program's own code. What follows a forward pass is a loss first of all."""
+MODEL_PHASES = ("forward", "backward", *BETWEEN, "after_backward")
 """Where a model computes: its functional parts, losses among them, run in no module's call."""
 
 
@@ -62,17 +64,17 @@ def compute_share(window: Window, phase: str) -> float:
     return min(1.0, (totals.operator_ns + totals.gap_ns) / totals.wall_ns)
 
 
-def python_reading_share(window: Window) -> float:
-    """Part of what computes in the phase `python` that only reads values out of tensors.
+def reading_share(window: Window, phase: str) -> float:
+    """Part of what computes in a phase of the program's own that only reads values out of tensors.
 
     Where a loop does that thousands of times it is counted and not timed, and stays in the phase
     around it; it is judged by the number of its operators.
     """
-    python = window.phases.get("python")
-    if python is None or python.calls <= 0:
+    totals = window.phases.get(phase)
+    if totals is None or totals.calls <= 0:
         return 0.0
-    reads = sum(o.calls for o in window.operators if o.phase == "python" and o.name == _READING[0])
-    return min(1.0, reads / python.calls)
+    reads = sum(o.calls for o in window.operators if o.phase == phase and o.name == _READING[0])
+    return min(1.0, reads / totals.calls)
 
 
 def split_compute(window: Window | None, calibration: Calibration | None) -> ComputeSplit | None:
@@ -93,7 +95,8 @@ def split_compute(window: Window | None, calibration: Calibration | None) -> Com
     dispatch = calibration.eager_op_ns if calibration else 0.0
     parts = {"matmul": 0.0, "elementwise": 0.0, "other": 0.0}
     gaps = {p: float(window.phases[p].gap_ns) for p in MODEL_PHASES if p in window.phases}
-    gaps["python"] = gaps.get("python", 0.0) * (1 - python_reading_share(window))
+    for phase in BETWEEN:
+        gaps[phase] = gaps.get(phase, 0.0) * (1 - reading_share(window, phase))
     launch = sum(gaps.values())
     for operator in operators:
         small = operator.self_cpu_ns < SMALL * operator.calls * dispatch

@@ -15,6 +15,7 @@ from stepscope.advisor.fetch import (
     new_pages,
     training_loader,
 )
+from stepscope.advisor.operators import compute_share
 from stepscope.advisor.stages import STARVATION
 from stepscope.advisor.threads import of_unlocked_place
 from stepscope.advisor.trainer import (
@@ -28,6 +29,8 @@ from stepscope.profiler.format import Profile, Site
 _MAX_PLACES = 3
 _MIN_SHARE = 0.05
 """A place that holds less of its cause is not worth a look."""
+_MOSTLY = 0.5
+"""What computes in so much of a phase is a loss, and its lines are not Python code to look at."""
 _FETCH = {
     "running": TRANSFORM,
     "lock": TRANSFORM,
@@ -66,6 +69,8 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
     for of_pages in new_pages(fetch_totals(loader)) if loader else ():
         by_cause[of_pages] = by_cause.get(TRANSFORM, [])  # pages come in the midst of working
     of_phase = {**_MAIN, "communication": collectives_cause(profile)}
+    if profile.window is None or compute_share(profile.window, "after_forward") < _MOSTLY:
+        of_phase["after_forward"] = of_phase["python"]
     writing, reading = writing_cause(profile), reading_cause(profile)
     unlocked = of_unlocked_place(profile.sites)
     for site in profile.sites:

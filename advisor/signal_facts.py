@@ -8,7 +8,7 @@ from statistics import median
 from stepscope.advisor.fetch import fetch_totals, training_loader
 from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement
-from stepscope.advisor.operators import of_model
+from stepscope.advisor.operators import BETWEEN, of_model
 from stepscope.advisor.samples import mean_of, settled, theil_sen
 from stepscope.advisor.threads import thread_cores
 from stepscope.advisor.trainer import writing_cause, writing_share
@@ -29,7 +29,7 @@ _FORWARD_ONLY = (
 )  # fmt: skip
 """Operators that no backward pass calls, unless it computes a forward pass again."""
 _ZEROING = ("aten::zero_", "aten::_foreach_zero_", "aten::fill_")
-_BETWEEN = ("python", "optimizer", "after_backward")
+_CLEARING = (*BETWEEN, "optimizer", "after_backward")
 """Phases in which gradients are cleared."""
 
 
@@ -104,7 +104,10 @@ def site_facts(facts: Draft, profile: Profile, measurement: Measurement) -> None
     wall = sum(steady.wall_ns)
     if not profile.stack_samples or not wall:
         return
-    share = writing_share(profile) * sum(steady.phases.get("python", [])) / wall
+    share = sum(
+        writing_share(profile, phase) * sum(steady.phases.get(phase, [])) / wall
+        for phase in BETWEEN
+    )
     logging = writing_cause(profile) == "host.logging"
     facts["logging.by_hand_share"] = share if logging else 0.0
     facts["checkpoint.by_hand_share"] = 0.0 if logging else share
@@ -119,7 +122,7 @@ def operator_facts(facts: Draft, profile: Profile, measurement: Measurement) -> 
         return
     facts["operators.copy_share"] = _time(operators, _COPIES) / time
     facts["operators.indexing_share"] = _calls(operators, _INDEXING) / calls
-    clearing = [o for o in window.operators if o.phase in _BETWEEN and o.name in _ZEROING]
+    clearing = [o for o in window.operators if o.phase in _CLEARING and o.name in _ZEROING]
     facts["operators.zeroing_share"] = _time(clearing) / max(1, window.wall_ns)
     again = [o for o in operators if o.phase == "backward"]
     once = _calls([o for o in operators if o.phase == "forward"], _FORWARD_ONLY)

@@ -13,6 +13,7 @@ _TITLES = {
     "system_busy_cores": "busy cores, all programs",
     "thread_delay_cores": "threads of the training process that wait for a core",
     "other_threads_cores": "other Python threads of the training process",
+    "handing_threads_cores": "threads of the training process that pass data between processes",
     "steal_cores": "cores that the hypervisor took away",
     "rss_bytes": "memory of the training process",
     "swap_used_bytes": "swap in use",

@@ -20,10 +20,10 @@ from stepscope.advisor.fetch import (
 from stepscope.advisor.model_trial import batch_growth
 from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.advisor.shapes import fetch_shape, main_shapes
-from stepscope.advisor.stages import RESUMING, STARTUP, Crowd, Slowdowns, Stages
+from stepscope.advisor.stages import HANDOVER, RESUMING, STARTUP, Crowd, Slowdowns, Stages
 from stepscope.advisor.threads import thread_cores
-from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer
-from stepscope.profiler.format import Profile, Steps
+from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer, children_cores, makers
+from stepscope.profiler.format import Profile, Site, Steps
 
 SIBLINGS = 0.75
 """Part of the other threads' waiting for a core that the training thread has to sit out: they
@@ -32,6 +32,7 @@ _CLOSE = 0.05
 """Part of a step that is not worth an explanation."""
 _MIN_LOOKS = 3
 _MOST_STRETCHED = 4.0
+_AWAITING = ("awaiting", "child", "pipe")
 _WRITING = ("host.checkpoint", "host.logging")
 _CREDIBLE = 3.0
 """Times the modelled contention that a measured one may be."""
@@ -70,13 +71,15 @@ class Sources:
         self.locking_threads, self.unlocked_threads = thread_cores(profile) or (0.0, 0.0)
         """Cores used by the program's Python threads beside the training thread: those that need
         the interpreter's lock, and those that do not."""
+        self.handing_threads = mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
         self.model_step = model_step_seconds(profile)
         self.job_cores = mean_of(profile.samples.columns.get("job_busy_cores", []))
         self.starting_cores = 0.0
         """Cores that workers use to come up: theirs is no fetch, and not the trainer's time."""
         self.fetch = self._fetch_per_step()
-        self.child_cores = self._child_cores()
-        """Cores used by other processes that the program has started for itself."""
+        self.child_cores, self.awaited = self._child_cores()
+        """Cores used by other processes that the program has started for itself, and by cause those
+        used by processes that the loop waits for."""
         self.starving = self._starving_part()
         self.credible_loss = _MOST_LOST
         self.credible_loss = self._credible_loss()
@@ -85,7 +88,9 @@ class Sources:
     def _fetch_per_step(self) -> Fetch | None:
         """One batch's composition, times the batches that a step takes (accumulation: several)."""
         if self.loader is None:
-            return _fetch_of_iterator(self.whole, self.locking_threads + self.unlocked_threads)
+            return _fetch_of_iterator(
+                self.profile, self.whole, self.locking_threads + self.unlocked_threads
+            )
         steps = self.profile.warmup.total + self.profile.steady.total
         several = max(1, int(fetch_totals(self.loader).batches / max(1, steps) + 0.25))
         calibration = self.profile.environment.calibration
@@ -103,21 +108,29 @@ class Sources:
             fetch = fetch_composition(self.loader, calibration, children) or fetch
         return fetch.times(several)
 
-    def _child_cores(self) -> float:
+    def _child_cores(self) -> tuple[float, dict[str, float]]:
         """Without workers, what the job uses beside the training process.
 
         With workers it is taken for what they start. So it is here if the loop waits for children.
         """
-        looks = [site for site in self.profile.sites if site.state in ("child", "pipe")]
-        if self.workers or self.job_cores is None or sum(s.samples for s in looks) >= _MIN_LOOKS:
-            return 0.0
-        used = self.job_cores - self.whole.process_cpu / self.whole.wall
-        return used if used > _CLOSE else 0.0
+        looks = [site for site in self.profile.sites if site.state in _AWAITING]
+        used = children_cores(self.profile)
+        if used <= _CLOSE:
+            return 0.0, {}
+        if sum(site.samples for site in looks) < _MIN_LOOKS:
+            return used, {}
+        return 0.0, {cause: part * used for cause, part in makers(self.profile).items()}
 
     @property
     def crowding(self) -> dict[str, float]:
         """Parts of the contention with others that are some cause's doing."""
-        cores = {STARTUP: self.starting_cores, PYTHON: self.locking_threads}
+        cores = {
+            STARTUP: self.starting_cores,
+            PYTHON: self.locking_threads,
+            HANDOVER: self.handing_threads,
+        }
+        for cause, used in self.awaited.items():
+            cores[cause] = cores.get(cause, 0.0) + used
         others = self.unlocked_threads + self.child_cores + (self.foreign or 0.0)
         total = max(1e-9, sum(cores.values()) + others)
         return {cause: used / total for cause, used in cores.items() if used > 0}
@@ -132,7 +145,8 @@ class Sources:
             crowd = crowd._replace(fetching=cpu + fetch.run_delay, helping=fetch.helpers)
         crowd = crowd.per(whole.wall / whole.steps)
         foreign = (self.foreign or 0.0) + self.child_cores
-        foreign += self.starting_cores + self.locking_threads + self.unlocked_threads
+        foreign += self.starting_cores + self.handing_threads + sum(self.awaited.values())
+        foreign += self.locking_threads + self.unlocked_threads
         return alone.own_slowdowns(crowd), alone.own_slowdowns(crowd, foreign)
 
     def _credible_loss(self) -> float:
@@ -184,18 +198,19 @@ class Sources:
     def _taken_by_threads(
         self, causes: dict[str, float], waits: dict[str, float], block: Block
     ) -> None:
-        """Give to Python code what other threads took by holding the interpreter's lock.
+        """Give to their causes what other threads took by holding the interpreter's lock.
 
         A thread that waits for the lock sleeps: in computing, which seldom sleeps otherwise.
         """
-        left = self.locking_threads * block.wall
-        for cause in COMPUTE:
-            part = min(left, waits.get(cause, 0.0))
-            if part > 0:
-                left -= part
-                for seconds in (causes, waits):
-                    seconds[cause] -= part
-                    seconds[PYTHON] = seconds.get(PYTHON, 0.0) + part
+        for owner, cores in ((PYTHON, self.locking_threads), (HANDOVER, self.handing_threads)):
+            left = cores * block.wall
+            for cause in COMPUTE:
+                part = min(left, waits.get(cause, 0.0))
+                if part > 0:
+                    left -= part
+                    for seconds in (causes, waits):
+                        seconds[cause] -= part
+                        seconds[owner] = seconds.get(owner, 0.0) + part
 
     def _lost_to_siblings(self, waits: dict[str, float], block: Block) -> float:
         """What the training thread lost because threads that compute with it had no core.
@@ -342,10 +357,10 @@ def _calibrated(stages: Stages, measured: float) -> Stages:
     return replace(stages, factor=measured / max(1e-12, stages.seconds()))
 
 
-def _fetch_of_iterator(block: Block, other_threads: float) -> Fetch | None:
+def _fetch_of_iterator(profile: Profile, block: Block, other_threads: float) -> Fetch | None:
     """An iterator we cannot look into: its processor time prepares, the rest waits for others.
 
-    If those others are threads of this program, they prepare too.
+    If those others are threads or processes of this program, they prepare too.
     """
     wait = block.phases.get("data_wait", 0.0) / block.steps
     if wait <= 0:
@@ -353,8 +368,20 @@ def _fetch_of_iterator(block: Block, other_threads: float) -> Fetch | None:
     cpu = min(wait, block.wait_cpu / block.steps)
     starved = min(wait - cpu, block.wait_run_delay / block.steps)
     blocked = wait - cpu - starved
-    threads = min(blocked, other_threads * block.wall / block.steps)
-    return Fetch({TRANSFORM: cpu}, {TRANSFORM: threads, NETWORK: blocked - threads}, starved, 0.0)
+    looks = [site for site in profile.sites if site.phase == "data_wait"]
+    seen = {state: _samples(looks, state) for state in ("awaiting", "receiving", "running")}
+    receiving = seen["receiving"] / max(1, seen["receiving"] + seen["running"])
+    working = {HANDOVER: receiving * cpu, TRANSFORM: (1 - receiving) * cpu}
+    if seen["awaiting"] >= _MIN_LOOKS:
+        waits = {cause: part * blocked for cause, part in makers(profile).items()}
+    else:
+        threads = min(blocked, other_threads * block.wall / block.steps)
+        waits = {TRANSFORM: threads, NETWORK: blocked - threads}
+    return Fetch(working, waits, starved, 0.0)
+
+
+def _samples(sites: list[Site], state: str) -> int:
+    return sum(site.samples for site in sites if site.state == state)
 
 
 def _blocked_causes(causes: dict[str, float], blocked: float) -> dict[str, float]:

@@ -7,11 +7,19 @@ from itertools import pairwise
 from math import inf
 from statistics import median
 
-from stepscope.advisor.fetch import SLEEPS, SMALL_FILES, STORAGE, training_loader
+from stepscope.advisor.fetch import (
+    NETWORK,
+    SLEEPS,
+    SMALL_FILES,
+    STORAGE,
+    TRANSFORM,
+    training_loader,
+)
 from stepscope.advisor.operators import (
+    BETWEEN,
     ComputeSplit,
     compute_share,
-    python_reading_share,
+    reading_share,
     split_compute,
 )
 from stepscope.advisor.samples import mean_of, settled, theil_sen
@@ -43,6 +51,9 @@ _PHASES = {
     "allocation": "memory.capacity",
 }
 _MIN_LOOKS = 5
+_EXCHANGES = {"awaiting": TRANSFORM, "receiving": HANDOVER}
+_IDLE = 0.05
+"""Cores: who uses less makes nothing that is waited for."""
 _LARGE_WRITE = 32 << 10
 """Bytes: several times what files and streams of Python gather before they write."""
 _A_MESSAGE_EACH = 0.5
@@ -69,8 +80,6 @@ class Trainer:
     def __init__(self, profile: Profile) -> None:
         window, calibration = profile.window, profile.environment.calibration
         self._compute = split_compute(window, calibration) or ComputeSplit(1.0, 0.0, 0.0)
-        self._python_compute = compute_share(window, "python") if window else 0.0
-        self._python_reading = python_reading_share(window) if window else 0.0
         self._exposed = 0.0
         if "collective" not in profile.steady.phases:  # of many ranks, it is told by step
             exposed = sum(max(0, c.communication_ns - c.overlap_ns) for c in profile.collectives)
@@ -83,8 +92,7 @@ class Trainer:
         self._treated = compute_share(window, "after_backward") if window else 0.0
         """Part of what follows a backward pass that treats gradients or parameters: clipping,
         scaling, decay. The update begins there, whoever takes the step."""
-        self._writing = writing_share(profile), writing_cause(profile)
-        self._reading = reading_shares(profile)
+        self._between = {phase: self._of_between(profile, phase) for phase in BETWEEN}
         self._collectives = collectives_cause(profile)
         self._growth = growth_seconds(profile)
         self._freeing = freeing_seconds(profile)
@@ -112,29 +120,33 @@ class Trainer:
     def _parts(self, phase: str) -> list[tuple[str, float]]:
         if phase in ("forward", "backward"):
             return list(zip(COMPUTE, self._compute_parts, strict=True))
-        if phase == "python":
-            # Losses and models that are plain functions compute outside any module's call.
-            writing, writes = self._writing
-            data = self._reading
-            computing = min(self._python_compute, 1 - writing)
-            reading = computing * self._python_reading
-            rest = 1 - computing - writing
-            input_ = min(1.0, rest / max(1e-12, sum(data.values())))
-            k = computing - reading
-            parts = zip(COMPUTE, self._compute_parts, strict=True)
-            return [
-                (PYTHON, rest - input_ * sum(data.values())),
-                (writes, writing),
-                *((cause, input_ * share) for cause, share in data.items()),
-                ("host.sync", reading),
-                *((cause, k * part) for cause, part in parts),
-            ]
+        if phase in self._between:
+            return self._between[phase]
         if phase == "communication":
             return [(self._collectives, 1.0)]
         if phase == "after_backward":
             treated = self._treated
             return [("compute.optimizer", treated), (self._after_backward, 1 - treated)]
         return [(_PHASES.get(phase, PYTHON), 1.0)]
+
+    def _of_between(self, profile: Profile, phase: str) -> list[tuple[str, float]]:
+        """Parts of a phase of the program's own code."""
+        window = profile.window
+        writing, data = writing_share(profile, phase), reading_shares(profile, phase)
+        # Losses and models that are plain functions compute outside any module's call.
+        computing = min(compute_share(window, phase) if window else 0.0, 1 - writing)
+        reading = computing * reading_share(window, phase) if window else 0.0
+        rest = 1 - computing - writing
+        input_ = min(1.0, rest / max(1e-12, sum(data.values())))
+        k = computing - reading
+        parts = zip(COMPUTE, self._compute_parts, strict=True)
+        return [
+            (PYTHON, rest - input_ * sum(data.values())),
+            (writing_cause(profile), writing),
+            *((cause, input_ * share) for cause, share in data.items()),
+            ("host.sync", reading),
+            *((cause, k * part) for cause, part in parts),
+        ]
 
     @property
     def _compute_parts(self) -> tuple[float, float, float]:
@@ -187,37 +199,64 @@ def growth_seconds(profile: Profile) -> float:
     return max(0.0, grown) / calibration.fresh_bytes_per_s / threads
 
 
-def writing_share(profile: Profile) -> float:
-    """Part of the phase `python` in which its lines write files, from looks at the stack."""
-    looks = [site for site in profile.sites if site.phase == "python"]
+def writing_share(profile: Profile, phase: str) -> float:
+    """Part of one of `BETWEEN` in which its lines write files, from looks at the stack."""
+    looks = [site for site in profile.sites if site.phase == phase]
     total = sum(site.samples for site in looks)
     writing = sum(site.samples for site in looks if site.writes)
     return writing / total if writing >= _MIN_LOOKS else 0.0
 
 
-def reading_shares(profile: Profile) -> dict[str, float]:
-    """Parts of the phase `python` in which the loop itself gets its data, by cause.
+def reading_shares(profile: Profile, phase: str) -> dict[str, float]:
+    """Parts of one of `BETWEEN` in which the loop itself gets its data, by cause.
 
     From looks at a sleeping thread; reads through a mapped file keep the interpreter's lock, so
     nobody can look: they are told by page faults that went to the disk. Where there is one at
     least in each step, the time asleep and in the kernel is theirs.
     """
-    looks = [site for site in profile.sites if site.phase == "python"]
+    looks = [site for site in profile.sites if site.phase == phase]
     total = sum(site.samples for site in looks)
     seen: dict[str, float] = {}
     files = reading_cause(profile)
     for site in looks:
         cause = own_reading(site, files)
-        if cause is not None:
+        if site.state == "awaiting":
+            for maker, part in makers(profile).items():
+                seen[maker] = seen.get(maker, 0.0) + part * site.samples
+        elif cause is not None:
             seen[cause] = seen.get(cause, 0.0) + site.samples
     shares = {cause: n / total for cause, n in seen.items() if n >= _MIN_LOOKS}
     steady, columns = profile.steady, profile.samples.columns
-    python, wall = sum(steady.phases.get("python", [])), sum(steady.wall_ns)
+    spent, wall = sum(steady.phases.get(phase, [])), sum(steady.wall_ns)
     faults = (mean_of(columns.get("major_faults_per_s", [])) or 0.0) * wall / 1e9
-    if python and faults >= steady.total:
+    if phase == "python" and spent and faults >= steady.total:
         kernel = (mean_of(columns.get("kernel_cores", [])) or 0.0) * wall
-        shares[STORAGE] = max(shares.get(STORAGE, 0.0), (_asleep(steady) + kernel) / python)
+        shares[STORAGE] = max(shares.get(STORAGE, 0.0), (_asleep(steady) + kernel) / spent)
     return shares
+
+
+def makers(profile: Profile) -> dict[str, float]:
+    """What the loop waits for when it waits for results of its own processes and threads; sums to 1.
+
+    By the processor time of these and of the threads that pass data on. Sending takes about as
+    much as receiving does, and is part of what the processes use.
+    """
+    handing = mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
+    threads = mean_of(profile.samples.columns.get("other_threads_cores", [])) or 0.0
+    making = children_cores(profile) + threads
+    if making + handing < _IDLE:
+        return {NETWORK: 1.0}
+    passing = min(1.0, 2 * handing / (making + handing))
+    return {HANDOVER: passing, TRANSFORM: 1 - passing}
+
+
+def children_cores(profile: Profile) -> float:
+    """Cores that the program's own processes use; those of loader workers are not told apart."""
+    cores = mean_of(profile.samples.columns.get("job_busy_cores", []))
+    steady = profile.steady
+    if cores is None or steady.process_cpu_ns is None or _has_workers(profile):
+        return 0.0
+    return max(0.0, cores - sum(steady.process_cpu_ns) / max(1, sum(steady.wall_ns)))
 
 
 def own_reading(site: Site, files: str) -> str | None:
@@ -228,8 +267,10 @@ def own_reading(site: Site, files: str) -> str | None:
         files: what a statement that opens or reads files is about, by `reading_cause`; all time
             in it is theirs.
     """
-    if site.phase != "python" or site.writes:
+    if site.phase not in BETWEEN or site.writes:
         return None
+    if site.state in _EXCHANGES:
+        return _EXCHANGES[site.state]
     if site.reads and site.state in ("running", "lock"):
         return files
     return None if site.state == "sleep" else SLEEPS.get(site.state)
@@ -286,7 +327,11 @@ def freeing_seconds(profile: Profile) -> float:
     It goes when the program lets go of the batch before, right after the next one was taken.
     """
     calibration, size = profile.environment.calibration, profile.configuration.batch_bytes
-    loader = training_loader(profile)
     if calibration is None or not calibration.fresh_bytes_per_s or not size:
         return 0.0
-    return size / calibration.fresh_bytes_per_s if loader and loader.num_workers else 0.0
+    return size / calibration.fresh_bytes_per_s if _has_workers(profile) else 0.0
+
+
+def _has_workers(profile: Profile) -> bool:
+    loader = training_loader(profile)
+    return loader is not None and loader.num_workers > 0

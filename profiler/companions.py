@@ -18,9 +18,16 @@ from stepscope.profiler.threadstate import ThreadState
 
 OWN_NAMES = "stepscope-"
 """How the names of the profiler's threads begin."""
-_PINNING = "(_pin_memory_loop)"
-"""How the name of the thread ends in which a DataLoader takes batches from its workers and copies
-them into pinned memory: that is handing over, and no doing of the program's."""
+_HANDING = (
+    "(_pin_memory_loop)",
+    "QueueFeederThread",
+    *("(_handle_tasks)", "(_handle_results)", "(_handle_workers)"),
+)
+"""How the names of threads end that pass data between processes, and are no doing of the program's:
+a DataLoader's that takes batches and copies them into pinned memory, those of
+`multiprocessing.Queue`, with which it sends indices to its workers, and of `multiprocessing.Pool`."""
+_EXECUTOR = "concurrent.futures.process"
+"""Module of the class of the thread that does so for a `ProcessPoolExecutor`."""
 _MOST = 8
 _SETTLED_NS, _WATCHED_NS = 30_000, 60_000
 """Who has lost the lock to the look is asleep soon; who still runs then does not need it."""
@@ -110,8 +117,17 @@ def others(watched: int) -> list[tuple[int, int]]:
         and thread.native_id is not None
         and thread.ident != watched
         and not thread.name.startswith(OWN_NAMES)
-        and not thread.name.endswith(_PINNING)
+        and not _hands_over(thread)
     ]
+
+
+def handing_over() -> set[int]:
+    """Native ids of the threads that pass data between processes."""
+    return {thread.native_id or 0 for thread in threading.enumerate() if _hands_over(thread)}
+
+
+def _hands_over(thread: threading.Thread) -> bool:
+    return thread.name.endswith(_HANDING) or type(thread).__module__ == _EXECUTOR
 
 
 def _waits(file: str) -> bool:

@@ -32,6 +32,7 @@ _READERS = frozenset(
         *("fetchone", "fetchmany", "fetchall"),  # Python's database interface, PEP 249
     )
 )
+_OWN_CODE = ("python", "after_forward")
 _READING, _WRITING = "read_", "write_"
 """`read_text`, `read_csv`, `read_image`: so libraries name their functions."""
 _LOADERS = frozenset(("np", "numpy", "torch"))
@@ -50,12 +51,12 @@ _NONE = FileLines(frozenset(), frozenset())
 
 
 def note_file_access(sites: list[Site]) -> None:
-    """Set `reads` and `writes` of the places in the phase `python` whose statement does so.
+    """Set `reads` and `writes` of the places in the program's own code whose statement does so.
 
     Not where a look came late: who reads or writes lets go of the lock that the look waited for.
     """
     for site in sites:
-        if site.phase == "python" and site.state != "held":
+        if site.phase in _OWN_CODE and site.state != "held":
             lines = file_lines(site.file)
             site.writes = site.line in lines.writing
             site.reads = not site.writes and site.line in lines.reading

@@ -20,11 +20,16 @@ from stepscope.profiler.format import Histogram, Mark, Steps
 from stepscope.profiler.sites import CallSites
 from stepscope.profiler.timeline import Timeline
 
-_OF_ITS_OWN = ("python", "data_wait", "after_backward")
+_OF_ITS_OWN = ("python", "after_forward", "after_backward", "data_wait")
 ABSORBING = frozenset({"validation", "checkpoint", "worker_startup", "compilation"})
 """Phases that keep everything that happens inside them."""
-_END_THE_UPDATE = frozenset({"forward", "optimizer", "data_wait", "worker_startup", "validation"})
-"""Phases after which the code around them is no longer the update that follows a backward pass."""
+_END_BOTH = frozenset({"optimizer", "data_wait", "worker_startup", "validation"})
+_ENDED_BY = {
+    "after_forward": _END_BOTH | {"backward"},
+    "after_backward": _END_BOTH | {"forward"},
+}
+"""Phases after which the code around them is no longer the loss that follows a forward pass, or
+the update that follows a backward pass."""
 
 _MAX_MARKS = 2000
 _LOOK_AT_STEPS = (0, 1, 2, 10, 100)
@@ -68,7 +73,7 @@ class Recorder:
         self.step_index = 0
         self.phases: dict[str, int] = {}
         self.absorbing: list[bool] = []
-        self._ends_update: list[bool] = []
+        self._ended_by: dict[int, set[int]] = {}
         self.spent: list[int] = []
         self.counters: dict[str, int] = {}
         self.counted: list[int] = []
@@ -93,7 +98,9 @@ class Recorder:
         self._run_delay = RunDelay()
         self._delay_measured = self._run_delay.available
         self._timeline = Timeline()
-        self.python, self.wait, self.after_backward = map(self.phase, _OF_ITS_OWN)
+        self.python, self.after_forward, self.after_backward, self.wait = map(
+            self.phase, _OF_ITS_OWN
+        )
         self.current = self.python
         self._read_waits = _READ_WAITS
         self._wait_began: Reading | None = None
@@ -111,7 +118,11 @@ class Recorder:
         if number is None:
             number = self.phases[name] = len(self.phases)
             self.absorbing.append(name in ABSORBING)
-            self._ends_update.append(name in _END_THE_UPDATE)
+            if name in _ENDED_BY:
+                self._ended_by[number] = set()
+            for ended, by in _ENDED_BY.items():
+                if name in by:
+                    self._ended_by[self.phases[ended]].add(number)
             self._timeline.add_phase(name)
             self.spent.append(0)
         return number
@@ -149,7 +160,7 @@ class Recorder:
     @property
     def idle(self) -> bool:
         """Whether what runs now has no name of its own."""
-        return self.current in (self.python, self.after_backward)
+        return self.current == self.python or self.current in self._ended_by
 
     def enter(self, phase: int) -> int:
         """Switch to `phase`; returns the phase to hand to `leave`."""
@@ -161,9 +172,14 @@ class Recorder:
             self.current = phase
             if self.switches is not None:
                 self.switches.append((now, phase))
-            if previous == self.after_backward and self._ends_update[phase]:
+            if previous in self._ended_by and phase in self._ended_by[previous]:
                 return self.python
         return previous
+
+    def begin_loss(self) -> None:
+        """Call what follows `after_forward`, until something else begins or the step ends."""
+        if self.current == self.python:
+            self.leave(self.after_forward)
 
     def begin_update(self) -> None:
         """Call what follows `after_backward`, until something else begins or the step ends."""
@@ -269,7 +285,7 @@ class Recorder:
         now = time.perf_counter_ns()
         self.spent[self.current] += now - self.last_ns
         self.last_ns = now
-        if self.current == self.after_backward:
+        if self.current in self._ended_by:
             self.current = self.python
             if self.switches is not None:
                 self.switches.append((now, self.python))

@@ -43,6 +43,7 @@ _COLUMNS = (
     "io_pressure_share",
     "thread_delay_cores",
     "other_threads_cores",
+    "handing_threads_cores",
     "read_bytes_per_s",
     "reads_per_s",
     "written_bytes_per_s",
@@ -139,6 +140,7 @@ class Sampler(threading.Thread):
             _pressure("io"),
             _grown(now.thread_delays_ns, before.thread_delays_ns, seconds),
             _grown(now.others_ns, before.others_ns, seconds),
+            _grown(now.handing_ns, before.handing_ns, seconds),
             *(_rate(*counts, seconds) for counts in zip(now.files, before.files, strict=True)),
             _rate(now.throttled, before.throttled, seconds),
             _rate(now.major_faults, before.major_faults, seconds),
@@ -157,6 +159,7 @@ class _Counters:
         self.received: int | None = None
         self.thread_delays_ns: dict[int, int] | None = None
         self.others_ns: dict[int, int] | None = None
+        self.handing_ns: dict[int, int] | None = None
         self.files = FileTraffic()
         self.throttled: float | None = None
         self.major_faults: int | None = None
@@ -183,7 +186,9 @@ class _Counters:
         if threads is not None:
             others = {native for _, native in companions.others(training)}
             now.thread_delays_ns = {thread: waited for thread, (_, waited) in threads.items()}
+            handing = companions.handing_over()
             now.others_ns = {thread: threads[thread][0] for thread in others & threads.keys()}
+            now.handing_ns = {thread: threads[thread][0] for thread in handing & threads.keys()}
         now.throttled = throttled_seconds()
         with suppress(Exception):
             now.disk_read = psutil.disk_io_counters().read_bytes  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
-from stepscope.profiler import blame
+from stepscope.profiler import blame, exchange
 from stepscope.profiler.format import Site
 from stepscope.profiler.threadstate import ThreadState
 
@@ -31,6 +31,7 @@ in plenty, and every look takes the interpreter from the thread that it looks at
 _GOLDEN = 0.618  # steps of this size fill [0, 1) evenly: jitter without random numbers
 _OWN = os.path.dirname(__file__) + os.sep  # noqa: PTH120  # as frames spell it
 _FETCHING = _OWN + "fetching.py"
+_BOUNDARY = _OWN + "recorder.py", "end_step"
 
 Key = tuple[str, str, int, str, str | None, str]
 """Phase, file, line, function, transform, state."""
@@ -187,21 +188,31 @@ class StackSampler(threading.Thread):
         frame = sys._current_frames().get(self._ident_watched) if phase else None
         if phase is None or frame is None:
             return
-        seen = _seen(frame, phase if fetch is not None else None)
-        del frame  # a frame kept here would keep the user's variables alive
-        if seen is not None:
-            file, line, function, transform = seen
-            state = self._state.read()
-            if fetch is not None and fetch.opening and state in ("running", "lock"):
-                state = "opening"
-            elif held and fetch is None and state in ("running", "lock"):
-                state = "held"
-            key = (phase, file, line, function, transform, state)
-            if fetch is not None:
-                fetch.sites.add(key, weight)
-            else:
-                self._settle()
-                (self._pending if self._step else self._sites).add(key, weight)
+        if fetch is not None:
+            seen = _seen_fetching(blame.stack(frame), phase)
+            del frame  # a frame kept here would keep the user's variables alive
+            if seen is not None:
+                state = self._state.read()
+                if fetch.opening and state in ("running", "lock"):
+                    state = "opening"
+                fetch.sites.add((phase, *seen, state), weight)
+            return
+        frames = blame.stack(frame)
+        between_steps = any(_code(each) == _BOUNDARY for each in frames)
+        place = blame.place(frames)
+        exchanges = exchange.within(frames)
+        del frame, frames
+        if between_steps and not held:
+            return
+        state = self._state.read()
+        if exchanges is not None:
+            state = exchange.state(exchanges, state)
+        elif held and state in ("running", "lock"):
+            state = "held"
+        if between_steps:  # the lock was held by what ran before, wherever that was
+            place = ("", 0, "")
+        self._settle()
+        (self._pending if self._step else self._sites).add((phase, *place, None, state), weight)
 
     def _settle(self) -> None:
         """Count the looks at a step that is over."""
@@ -216,11 +227,14 @@ class StackSampler(threading.Thread):
         self._state.close()
 
 
-def _seen(frame: FrameType, stage: str | None) -> tuple[str, int, str, str | None] | None:
-    """File, line, function and transform; None when a fetch is at work of ours."""
-    frames = blame.stack(frame)
-    if stage is None:
-        return (*blame.place(frames), None)
+def _code(frame: FrameType) -> tuple[str, str]:
+    return frame.f_code.co_filename, frame.f_code.co_name
+
+
+def _seen_fetching(
+    frames: list[FrameType], stage: str
+) -> tuple[str, int, str, str | None] | None:
+    """File, line, function and transform; None when it is at work of ours."""
     frames = _inside_wrapper(frames)
     if stage == "collate":
         frames = _inside_wrapper(frames)

@@ -30,8 +30,8 @@ NOTE_ROWS = (
     "Slices of several steps hold the sums over them; the counter `step time` is their mean."
 )
 _ORDER = (
-    "worker_startup", "data_wait", "transfer", "compilation", "forward", "backward",
-    "after_backward", "communication", "collective", "optimizer", "sync", "logging", "checkpoint",
+    "worker_startup", "data_wait", "transfer", "compilation", "forward", "after_forward",
+    "backward", "after_backward", "communication", "collective", "optimizer", "sync", "logging", "checkpoint",
     "validation", "gc",
 )  # fmt: skip
 _LAST = "python"

@@ -17,17 +17,22 @@ from stepscope.profiler.format import PACED
 CAUGHT_UP_NS: Final = 30_000
 """A mark is reached so soon after it is set where no work is queued: what launching takes
 (5 to 10 us on recorded traces), and what two clocks that are compared may be apart."""
-LAUNCHING: Final = ("forward", "backward", "optimizer", "after_backward", "communication", "python")
+_OWN_CODE: Final = ("python", "after_forward")
+LAUNCHING: Final = (
+    *("forward", "backward", "optimizer", "after_backward", "communication"),
+    *_OWN_CODE,
+)
 """Phases in which the training thread launches kernels."""
 _WORK: Final = {
     "after_backward": "optimizer_device",
+    "after_forward": "forward",
     "communication": "collective",
     "optimizer": "optimizer_device",
     "python": "forward",
     "sync": "readback",
 }
 """What a device that is behind the host is busy with; in other phases it is what they are called.
-Losses that are plain functions are launched from the phase `python`."""
+Losses that are plain functions are launched from the phases of the program's own code."""
 
 
 class Moment(NamedTuple):
@@ -48,7 +53,7 @@ def divide(moments: Sequence[Moment]) -> dict[str, int]:
     spent: dict[str, int] = {}
     waited = False
     for one, next_ in pairwise(moments):
-        waited = one.phase == "sync" or (waited and one.phase == "python")
+        waited = one.phase == "sync" or (waited and one.phase in _OWN_CODE)
         behind = next_.device_ns - next_.host_ns > CAUGHT_UP_NS
         if behind:
             name = _WORK.get(one.phase, one.phase)

@@ -129,10 +129,12 @@ class Site(Struct, kw_only=True, omit_defaults=True):
     state: str = "running"
     """What the thread was doing: `running`, `opening` (running inside a call that opens, stats or
     lists files), `held` (let go of the interpreter's lock there, for which the look had waited),
-    `unlocked` (running while the look had that lock; told of `thread`), `file`, `open`, `socket`,
-    `lock`, `sleep`, `child`, `fault`, `pipe` or `blocked` (asleep, on what is not known)."""
+    `unlocked` (running while the look had that lock; told of `thread`), `receiving` (taking what
+    another process has sent), `awaiting` (asleep until another process or thread has a result),
+    `file`, `open`, `socket`, `lock`, `sleep`, `child`, `fault`, `pipe` or `blocked` (asleep, on
+    what is not known)."""
     writes: bool = False
-    """Whether the statement calls something that writes a file; told of the phase `python`."""
+    """Whether the statement calls something that writes a file; told of the program's own code."""
     reads: bool = False
     """The same of reading one."""
     samples: Count = 0

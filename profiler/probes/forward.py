@@ -1,4 +1,4 @@
-"""Time in the outermost module call.
+"""Time in the outermost module call, and in the loss that follows.
 
 Hooks on modules would travel with copies and checkpoints of the model, and global hooks cost
 microseconds per layer. So the outermost modules are looked up once among the live objects, and
@@ -98,6 +98,8 @@ class _ForwardProbe:
                 return original(module, *args, **kwargs)
             finally:
                 recorder.leave(previous)
+                if torch.is_grad_enabled():  # else no backward pass follows
+                    recorder.begin_loss()
 
         leave_to_python(call, original)
         return call

@@ -12,7 +12,7 @@ from stepscope.advisor.operators import (
     category,
     compute_share,
     of_model,
-    python_reading_share,
+    reading_share,
     split_compute,
 )
 from stepscope.profiler.format import Operator, Window, WindowPhase
@@ -209,5 +209,5 @@ def test_reading_values_between_the_phases_is_no_computing() -> None:
         wall_ns=1000 * US, operator_ns=900 * US, gap_ns=50 * US, calls=1000
     )
 
-    assert python_reading_share(window) == pytest.approx(0.9)
+    assert reading_share(window, "python") == pytest.approx(0.9)
     assert compute_share(window, "python") == pytest.approx(0.95)
