@@ -15,7 +15,8 @@ from typing import Any
 from torch._C._autograd import DeviceType
 
 from stepscope.profiler.format import Counted, OperatorWork
-from stepscope.profiler.operators import USER_SCOPE, PhaseClock
+from stepscope.profiler.kineto import USER_SCOPE, duration_ns, start_ns
+from stepscope.profiler.operators import PhaseClock
 from stepscope.profiler.tracing import CLOCK, Tracing
 from stepscope.profiler.work import LAYERS, Work, has_formula, work_of
 
@@ -53,13 +54,13 @@ def count(tracing: Tracing, phases: list[str], step: int) -> Counted:
         for event in tracing.profiler.profiler.kineto_results.events()
         if event.device_type() == DeviceType.CPU and not event.is_async()
     ]
-    marks = [(_start(e), e.start_thread_id()) for e in events if e.name() == CLOCK]
+    marks = [(start_ns(e), e.start_thread_id()) for e in events if e.name() == CLOCK]
     table = _Table(PhaseClock(phases, tracing, marks))
     threads = defaultdict(list)
     for event in events:
         if event.scope() != USER_SCOPE:
-            start = _start(event)
-            threads[event.start_thread_id()].append((start, -(start + _duration(event)), event))
+            start = start_ns(event)
+            threads[event.start_thread_id()].append((start, -(start + duration_ns(event)), event))
     for calls in threads.values():
         calls.sort(key=lambda call: call[:2])
         table.add_thread(calls)
@@ -155,12 +156,3 @@ def _work(event: Any, name: str) -> Work | None:
 
 def _tells_lists(event: Any) -> bool:
     return hasattr(event, "structured_input_shapes")
-
-
-def _start(event: Any) -> int:
-    # torch < 2.4 tells microseconds
-    return int(event.start_ns() if hasattr(event, "start_ns") else event.start_us() * 1000)
-
-
-def _duration(event: Any) -> int:
-    return int(event.duration_ns() if hasattr(event, "duration_ns") else event.duration_us() * 1000)

@@ -9,18 +9,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
-
-from torch._C._autograd import DeviceType
+from typing import NamedTuple
 
 from stepscope.profiler.format import Operator, WindowPhase
+from stepscope.profiler.kineto import USER_SCOPE, Call
 from stepscope.profiler.tracing import Tracing
 
 _MAX_OPERATORS = 200
 _LONG_GAP_NS = 100_000
 """Between two operators that follow each other at once lies less."""
-USER_SCOPE = 7
-"""Of `record_function`: an annotation around operators, no operator itself."""
 
 
 class PhaseClock:
@@ -50,11 +47,10 @@ class PhaseClock:
         )
         self._origin_ns = (before + after) // 2 - start
 
-    def interval(self, event: Any) -> Interval:
-        """Begin and end of an event by `perf_counter_ns`, with the stretch that it began in."""
-        start = round(event.time_range.start * 1000)
-        end = round(event.time_range.end * 1000) + self._origin_ns
-        return Interval(start + self._origin_ns, end, self._stretch(start))
+    def interval(self, call: Call) -> Interval:
+        """Begin and end of a call by `perf_counter_ns`, with the stretch that it began in."""
+        start, end = call.start + self._origin_ns, call.end + self._origin_ns
+        return Interval(start, end, self._stretch(call.start))
 
     def phase(self, start: int) -> str | None:
         """Name of the phase at this time by the profiler's clock; None before the first switch."""
@@ -68,10 +64,10 @@ class PhaseClock:
         return bisect_right(self._times, start + self._origin_ns) - 1
 
 
-def span_steps(events: Iterable[Any], clock: PhaseClock, step_ends_ns: Sequence[int]) -> bool:
+def span_steps(calls: Iterable[Call], clock: PhaseClock, step_ends_ns: Sequence[int]) -> bool:
     """Whether something, an annotation most likely, lasts from before a step to after it."""
     steps = list(pairwise(step_ends_ns))
-    intervals = (clock.interval(event) for event in events)
+    intervals = (clock.interval(call) for call in calls)
     return any(i.start < begin and i.end > end for i in intervals for begin, end in steps)
 
 
@@ -84,33 +80,33 @@ class Interval(NamedTuple):
 
 
 def operator_table(
-    events: Iterable[Any], clock: PhaseClock, phases: dict[str, WindowPhase]
+    calls: Iterable[Call], clock: PhaseClock, phases: dict[str, WindowPhase]
 ) -> list[Operator]:
     """The operators by name and phase, the most expensive first.
 
     Args:
-        events: of the profiler.
+        calls: of operators and of annotations.
         clock: tells their phases.
         phases: completed here with the time in operators and between them.
     """
     rows: dict[tuple[str, str], Operator] = {}
     outermost: dict[str, list[Interval]] = {}
     others: dict[str, list[Interval]] = {}
-    for event in events:
-        if event.device_type != DeviceType.CPU or event.is_async or _is_annotation(event):
+    for call in calls:
+        if call.scope == USER_SCOPE or not call.ended:
             continue
-        interval = clock.interval(event)
+        interval = clock.interval(call)
         phase = clock.name(interval.stretch)
         if phase not in phases:
             continue
         row = rows.setdefault(
-            (event.name, phase), Operator(name=event.name, calls=0, self_cpu_ns=0, phase=phase)
+            (call.name, phase), Operator(name=call.name, calls=0, self_cpu_ns=0, phase=phase)
         )
         row.calls += 1
-        row.self_cpu_ns += int(event.self_cpu_time_total * 1000)
-        row.self_device_ns += int(_device_us(event) * 1000)
-        if _is_outermost(event):
-            threads = outermost if event.thread == clock.thread else others
+        row.self_cpu_ns += call.own_ns
+        row.self_device_ns += call.own_device_ns
+        if _is_outermost(call):
+            threads = outermost if call.thread == clock.thread else others
             threads.setdefault(phase, []).append(interval)
     for name, totals in phases.items():
         intervals = sorted(outermost.get(name, []))
@@ -124,15 +120,11 @@ def operator_table(
     return table[:_MAX_OPERATORS]
 
 
-def _is_annotation(event: Any) -> bool:
-    return bool(event.scope == USER_SCOPE)
-
-
-def _is_outermost(event: Any) -> bool:
-    parent = event.cpu_parent
-    while parent is not None and _is_annotation(parent):
-        parent = parent.cpu_parent
-    return parent is None
+def _is_outermost(call: Call) -> bool:
+    caller = call.caller
+    while caller is not None and caller.scope == USER_SCOPE:
+        caller = caller.caller
+    return caller is None
 
 
 def _gaps(intervals: list[Interval]) -> int:
@@ -150,9 +142,3 @@ def _union(intervals: list[Interval]) -> int:
         total += max(0, end - max(start, covered))
         covered = max(covered, end)
     return total
-
-
-def _device_us(event: Any) -> float:
-    # torch < 2.4 calls it by the device's name
-    value = getattr(event, "self_device_time_total", None)
-    return float(value if value is not None else getattr(event, "self_cuda_time_total", 0.0))

@@ -16,6 +16,7 @@ import torch
 
 from stepscope.profiler.counting import count
 from stepscope.profiler.format import Window, WindowPhase
+from stepscope.profiler.kineto import calls
 from stepscope.profiler.operators import PhaseClock, operator_table, span_steps
 from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.tracing import CLOCK, Tracing
@@ -90,12 +91,8 @@ class OperatorWindow:
         tracing, self._tracing = self._tracing, None
         assert tracing is not None
         tracing.stop()
-        events = list(tracing.profiler.events())
-        marks = [
-            (round(event.time_range.start * 1000), event.thread)
-            for event in events
-            if event.name == CLOCK
-        ]
+        recorded = calls(tracing.profiler)
+        marks = [(call.start, call.thread) for call in recorded if call.name == CLOCK]
         clock = PhaseClock(list(self._recorder.phases), tracing, marks)
         phases = {
             name: WindowPhase(wall_ns=spent, operator_ns=0)
@@ -106,9 +103,9 @@ class OperatorWindow:
             steps=self._steps,
             wall_ns=tracing.wall_ns,
             phases=phases,
-            operators=operator_table(events, clock, phases),
+            operators=operator_table(recorded, clock, phases),
         )
-        self._spanned = span_steps(events, clock, tracing.step_ends_ns)
+        self._spanned = span_steps(recorded, clock, tracing.step_ends_ns)
 
     def _start_counting(self) -> None:
         if self._spanned:
