@@ -16,7 +16,7 @@ _NAMES = {
     "collective": "exchange between devices",
     "sync": "the host had waited for the device",
     "data_wait": "the host waited for data",
-    "after_forward": "between forward and backward",
+    "after_forward": "after the forward pass",
     "after_backward": "between backward and optimizer",
     "python": "Python between phases",
 }

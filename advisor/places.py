@@ -19,6 +19,7 @@ from stepscope.advisor.operators import compute_share
 from stepscope.advisor.stages import STARVATION
 from stepscope.advisor.threads import of_unlocked_place
 from stepscope.advisor.trainer import (
+    PYTHON,
     collectives_cause,
     own_reading,
     reading_cause,
@@ -29,6 +30,7 @@ from stepscope.profiler.format import Profile, Site
 _MAX_PLACES = 3
 _MIN_SHARE = 0.05
 """A place that holds less of its cause is not worth a look."""
+_MIN_LOOKS = 3
 _MOSTLY = 0.5
 """What computes in so much of a phase is a loss, and its lines are not Python code to look at."""
 _FETCH = {
@@ -62,6 +64,24 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
 
     Exactly timed calls (`.item()`, logging, checkpoints) go before samples of the stack.
     """
+    return {cause: _most(sites) for cause, sites in _by_cause(profile).items()}
+
+
+def unnamed_python(profile: Profile) -> float:
+    """Part of the Python code between the phases of which not even the function is known.
+
+    A function counts that was seen there at least three times. What runs for less than 5 ms and
+    then lets go of the interpreter's lock in the profiler itself is seen, and has no place.
+    """
+    seen: dict[tuple[str, str], int] = {}
+    for site in _by_cause(profile).get(PYTHON, []):
+        key = site.file, site.function
+        seen[key] = seen.get(key, 0) + site.samples
+    named = sum(n for (file, _), n in seen.items() if file and n >= _MIN_LOOKS)
+    return 1 - named / max(1, sum(seen.values()))
+
+
+def _by_cause(profile: Profile) -> dict[str, list[Site]]:
     by_cause: dict[str, list[Site]] = {}
     loader = training_loader(profile)
     for site in loader.sites if loader else []:
@@ -81,7 +101,7 @@ def places_of(profile: Profile) -> dict[str, list[Place]]:
             cause = _fetch_cause(site)
         if cause is not None:
             by_cause.setdefault(cause, []).append(site)
-    return {cause: _most(sites) for cause, sites in by_cause.items()}
+    return by_cause
 
 
 def transform_times(profile: Profile) -> list[TransformTime]:

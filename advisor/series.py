@@ -24,7 +24,7 @@ _PHASES = 7
 _DIGITS = 5
 _PHASE_NAMES = {
     "data_wait": "waiting for data",
-    "after_forward": "between forward and backward",
+    "after_forward": "after the forward pass",
     "after_backward": "between backward and optimizer",
     "gc": "garbage collection",
     "sync": "reading values from tensors",

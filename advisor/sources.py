@@ -71,7 +71,9 @@ class Sources:
         self.locking_threads, self.unlocked_threads = thread_cores(profile) or (0.0, 0.0)
         """Cores used by the program's Python threads beside the training thread: those that need
         the interpreter's lock, and those that do not."""
-        self.handing_threads = mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
+        self.handing_threads = (
+            mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
+        )
         self.model_step = model_step_seconds(profile)
         self.job_cores = mean_of(profile.samples.columns.get("job_busy_cores", []))
         self.starting_cores = 0.0

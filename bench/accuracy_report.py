@@ -17,11 +17,13 @@ from stepscope.advisor.advise import advise
 from stepscope.advisor.bottleneck import bottleneck
 from stepscope.advisor.measure import measure
 from stepscope.advisor.outcome import Outcome
+from stepscope.advisor.places import unnamed_python
 from stepscope.advisor.predict import predict
 from stepscope.advisor.rule_files import load_knowledge
 from stepscope.profiler.storage import load
 
 RESAMPLES = 1000
+_UNNAMED = 0.03
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Result:
     """`right`, `wrong`, `abstained` (called healthy, for another cause), or `false alarm`."""
     host_python: float
     """Share of the step that ended in the cause of last resort."""
+    unnamed: float
+    """The part of it, of the step, of which not even the function is known."""
     profiled_seconds: float
     """Mean step time in the profile."""
 
@@ -93,6 +97,7 @@ def judge(loop: Loop, folder: Path) -> Result:
         named=named,
         judgement=judgement,
         host_python=python.share if python else 0.0,
+        unnamed=python.share * unnamed_python(profile) if python else 0.0,
         profiled_seconds=measurement.breakdown.step_seconds,
     )
 
@@ -121,7 +126,7 @@ def table(results: list[Result]) -> Table:
         lines.add_column(head, no_wrap=True)
     for head in ("T ms", "profiled", "true", "predicted", "ratio"):
         lines.add_column(head, justify="right", no_wrap=True)
-    for head in ("inside", "judgement", "category", "python"):
+    for head in ("inside", "judgement", "category", "python", "unnamed"):
         lines.add_column(head, no_wrap=True)
     for r in results:
         p = r.predicted
@@ -136,7 +141,8 @@ def table(results: list[Result]) -> Table:
             ("yes" if r.inside else "touches" if r.overlaps else "no") if p else "",
             r.judgement,
             ("yes" if r.category_right else "no") if p else "",
-            f"{r.host_python:.0%}",
+            f"{r.host_python:.1%}",
+            f"{r.unnamed:.1%}",
         )
     return lines
 
@@ -162,6 +168,7 @@ def summary(title: str, results: list[Result]) -> list[str]:
     if sound:
         alarms = [r.judgement == "false alarm" for r in sound]
         lines.append(f"  false alarms             {_part(alarms)} of healthy loops")
+    lines.append(f"  unnamed above 3 %        {_part([r.unnamed > _UNNAMED for r in results])}")
     return lines if results else []
 
 

@@ -231,9 +231,7 @@ def _code(frame: FrameType) -> tuple[str, str]:
     return frame.f_code.co_filename, frame.f_code.co_name
 
 
-def _seen_fetching(
-    frames: list[FrameType], stage: str
-) -> tuple[str, int, str, str | None] | None:
+def _seen_fetching(frames: list[FrameType], stage: str) -> tuple[str, int, str, str | None] | None:
     """File, line, function and transform; None when it is at work of ours."""
     frames = _inside_wrapper(frames)
     if stage == "collate":

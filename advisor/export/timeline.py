@@ -31,8 +31,8 @@ NOTE_ROWS = (
 )
 _ORDER = (
     "worker_startup", "data_wait", "transfer", "compilation", "forward", "after_forward",
-    "backward", "after_backward", "communication", "collective", "optimizer", "sync", "logging", "checkpoint",
-    "validation", "gc",
+    "backward", "after_backward", "communication", "collective", "optimizer", "sync", "logging",
+    "checkpoint", "validation", "gc",
 )  # fmt: skip
 _LAST = "python"
 

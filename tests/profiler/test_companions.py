@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
@@ -7,7 +8,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -169,6 +170,19 @@ def test_what_a_thread_uses_is_told_by_thread() -> None:
     assert after[native][0] > before[native][0]
     assert native in others
     assert threading.get_native_id() not in others
+
+
+def test_threads_that_pass_data_between_processes_are_told_apart() -> None:
+    context = multiprocessing.get_context("fork")
+    before = {native for _, native in companions.others(threading.get_ident())}
+    with context.Pool(1) as pool, ProcessPoolExecutor(1, context) as executor:
+        pool.apply(int)
+        executor.submit(int).result()
+        handing = companions.handing_over()
+        others = {native for _, native in companions.others(threading.get_ident())}
+
+    assert len(handing) >= 3 + 2  # of the pool; of the executor, one for its queue
+    assert others <= before
 
 
 def test_the_profile_tells_what_other_threads_use(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import multiprocessing
 import os
 import re
 import select
@@ -15,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from torch.utils.data import IterableDataset, Subset, _DatasetKind, default_coll
 from stepscope.profiler import blame, profile, stacks
 from stepscope.profiler.fetching import FetchTimer
 from stepscope.profiler.format import Site
+from stepscope.profiler.recorder import Recorder
 from stepscope.profiler.sitefile import SiteFile, read
 from stepscope.profiler.stacks import Sites, StackSampler, under_way
 
@@ -221,6 +224,48 @@ def wait_for_pipe() -> None:
 )
 def test_what_a_thread_waits_for(state: str, body: Callable[[], Any]) -> None:
     assert share(watch(body), state=state) > 0.6
+
+
+def await_a_child() -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        pool.apply(time.sleep, (0.5,))
+
+
+def await_a_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(time.sleep, 0.5).result()
+
+
+def receive_from_a_child() -> None:
+    receiving, sending = multiprocessing.get_context("fork").Pipe(duplex=False)
+    numbers = [{"key": str(n), "values": [n, n]} for n in range(400_000)]
+    process = multiprocessing.get_context("fork").Process(target=sending.send, args=(numbers,))
+    process.start()
+    receiving.recv()
+    process.join()
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("state", "body", "least"),
+    [
+        ("awaiting", await_a_child, 0.5),
+        ("awaiting", await_a_thread, 0.5),
+        ("receiving", receive_from_a_child, 0.05),
+    ],
+)
+def test_what_another_process_makes_is_awaited_and_received(
+    state: str, body: Callable[[], Any], least: float
+) -> None:
+    assert share(watch(body), state=state) > least
+
+
+def test_what_the_profiler_does_between_two_steps_is_no_code_of_the_loop() -> None:
+    recorder = Recorder(0)
+    recorder.on_step.append(lambda: spin(0.3) is None)
+
+    assert {site.file for site in watch(recorder.end_step)} <= {""}  # a late look has no place
+    recorder.close()
 
 
 @linux_only

@@ -42,6 +42,57 @@ def test_a_backward_pass_inside_something_else_begins_no_update() -> None:
     recorder.close()
 
 
+def test_the_loss_ends_where_something_else_begins() -> None:
+    recorder = Recorder(0)
+    forward, backward, sync = map(recorder.phase, ("forward", "backward", "sync"))
+    for ending in (backward, recorder.wait):
+        recorder.leave(recorder.enter(forward))
+        recorder.begin_loss()
+        assert recorder.current == recorder.after_forward
+        assert recorder.idle
+        recorder.leave(recorder.enter(sync))
+        recorder.leave(recorder.enter(forward))
+        assert recorder.current == recorder.after_forward
+        recorder.leave(recorder.enter(ending))
+        assert recorder.current == recorder.python
+    recorder.begin_loss()
+    recorder.end_step()
+    assert recorder.current == recorder.python
+    recorder.close()
+
+
+def test_a_loss_that_is_a_function_has_a_phase(tmp_path: Path) -> None:
+    model = Net()
+
+    def step() -> None:
+        with torch.no_grad():
+            model(torch.ones(2, 4))
+        time.sleep(0.005)
+        scores = model(torch.ones(2, 4))
+        time.sleep(0.01)
+        scores.sum().backward()
+
+    result = record(tmp_path / "profile.json", lambda prof: run_steps(prof, step))
+    assert spent(result, "after_forward") >= 3 * 10 * MS
+    assert spent(result, "python") >= 3 * 5 * MS
+    assert_exclusive(result)
+
+
+def test_the_way_into_an_optimizer_is_part_of_it(tmp_path: Path) -> None:
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters())
+
+    def step() -> None:
+        model(torch.ones(2, 4)).sum().backward()
+        time.sleep(0.01)
+        optimizer.step()
+
+    result = record(tmp_path / "profile.json", lambda prof: run_steps(prof, step))
+    assert spent(result, "optimizer") >= 3 * 200_000
+    assert spent(result, "after_backward") >= 3 * (10 * MS - 200_000)
+    assert_exclusive(result)
+
+
 def test_an_update_by_hand_has_a_name(tmp_path: Path) -> None:
     model = Net()
 
