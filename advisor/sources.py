@@ -22,7 +22,14 @@ from stepscope.advisor.samples import mean_of, others_cores
 from stepscope.advisor.shapes import fetch_shape, main_shapes
 from stepscope.advisor.stages import HANDOVER, RESUMING, STARTUP, Crowd, Slowdowns, Stages
 from stepscope.advisor.threads import thread_cores
-from stepscope.advisor.trainer import COMPUTE, PYTHON, Trainer, children_cores, makers
+from stepscope.advisor.trainer import (
+    COMPUTE,
+    PYTHON,
+    Trainer,
+    children_cores,
+    handing_cores,
+    makers,
+)
 from stepscope.profiler.format import Profile, Site, Steps
 
 SIBLINGS = 0.75
@@ -71,9 +78,7 @@ class Sources:
         self.locking_threads, self.unlocked_threads = thread_cores(profile) or (0.0, 0.0)
         """Cores used by the program's Python threads beside the training thread: those that need
         the interpreter's lock, and those that do not."""
-        self.handing_threads = (
-            mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
-        )
+        self.handing_threads = handing_cores(profile)
         self.model_step = model_step_seconds(profile)
         self.job_cores = mean_of(profile.samples.columns.get("job_busy_cores", []))
         self.starting_cores = 0.0

@@ -236,18 +236,23 @@ def reading_shares(profile: Profile, phase: str) -> dict[str, float]:
 
 
 def makers(profile: Profile) -> dict[str, float]:
-    """What the loop waits for when it waits for results of its own processes and threads; sums to 1.
+    """What it is to wait for results of the program's own processes and threads; sums to 1.
 
     By the processor time of these and of the threads that pass data on. Sending takes about as
     much as receiving does, and is part of what the processes use.
     """
-    handing = mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
+    handing = handing_cores(profile)
     threads = mean_of(profile.samples.columns.get("other_threads_cores", [])) or 0.0
     making = children_cores(profile) + threads
     if making + handing < _IDLE:
         return {NETWORK: 1.0}
     passing = min(1.0, 2 * handing / (making + handing))
     return {HANDOVER: passing, TRANSFORM: 1 - passing}
+
+
+def handing_cores(profile: Profile) -> float:
+    """Cores that threads use which pass data between processes."""
+    return mean_of(profile.samples.columns.get("handing_threads_cores", [])) or 0.0
 
 
 def children_cores(profile: Profile) -> float:

@@ -44,7 +44,12 @@ def within(frames: Sequence[FrameType]) -> str | None:
 
 
 def state(innermost: str, state: str) -> str:
-    """`awaiting` or `receiving` for a thread in an exchange, by its innermost file and its state."""
+    """`awaiting` or `receiving`, for a thread in an exchange.
+
+    Args:
+        innermost: file where it is.
+        state: what the kernel says that it does.
+    """
     waits = os.path.basename(innermost) in _WAITING  # noqa: PTH119
     working = state in ("running", "lock", "fault") and not waits
     return "receiving" if working else "awaiting"

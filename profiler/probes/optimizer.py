@@ -31,10 +31,7 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     def before(*_: Any) -> None:
         if recorder.thread == get_ident():
             recorder.counted[steps] += 1
-            outer, began = recorder.current, recorder.last_ns
-            previous.append(recorder.enter(phase))
-            if outer == recorder.after_backward:
-                recorder.move(outer, phase, min(_ENTRY_NS, recorder.last_ns - began))
+            previous.append(_enter(recorder, phase))
 
     def after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if recorder.thread == get_ident() and previous:
@@ -60,3 +57,11 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     patches.callback(register_optimizer_step_pre_hook(before).remove)
     patches.callback(register_optimizer_step_post_hook(after).remove)
     patches.replace(torch.optim.Optimizer, "zero_grad", timed(recorder, "optimizer"))
+
+
+def _enter(recorder: Recorder, phase: int) -> int:
+    outer, began = recorder.current, recorder.last_ns
+    previous = recorder.enter(phase)
+    if outer == recorder.after_backward:
+        recorder.move(outer, phase, min(_ENTRY_NS, recorder.last_ns - began))
+    return previous
