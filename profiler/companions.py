@@ -23,9 +23,9 @@ _HANDING = (
     "QueueFeederThread",
     *("(_handle_tasks)", "(_handle_results)", "(_handle_workers)"),
 )
-"""How the names of threads end that pass data between processes, and are no doing of the program's:
+"""How the names of threads end that pass data between processes, no doing of the program's own:
 a DataLoader's that takes batches and copies them into pinned memory; that of a
-`multiprocessing.Queue`, with which it sends indices to its workers; those of a pool of processes."""
+`multiprocessing.Queue`, with which it sends indices to its workers; those of a pool."""
 _EXECUTOR = "concurrent.futures.process"
 """Module of the class of the thread that does so for a `ProcessPoolExecutor`."""
 _MOST = 8

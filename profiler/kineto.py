@@ -105,7 +105,7 @@ def calls_of(events: Iterable[Any]) -> list[Call]:
 
 def _nested(made: list[Call]) -> list[Call]:
     """`made` with callers and own times; of two of a name, one all there is in the other, one."""
-    threads = defaultdict(list)
+    threads: dict[int, list[Call]] = defaultdict(list)
     kept: list[Call] = []
     for call in made:
         (threads[call.thread] if call.ended else kept).append(call)
@@ -150,9 +150,8 @@ def calls_listed(events: Iterable[Any]) -> list[Call]:
         call.ended = not event.is_async
         call.own_ns = round(event.self_cpu_time_total * 1000)
         # torch < 2.4 calls it by the device's name
-        on_device = getattr(event, "self_device_time_total", None)
-        if on_device is None:
-            on_device = getattr(event, "self_cuda_time_total", 0.0)
+        tells = hasattr(event, "self_device_time_total")
+        on_device = event.self_device_time_total if tells else event.self_cuda_time_total
         call.own_device_ns = round(on_device * 1000)
         made[id(event)] = call
         callers.append((call, event.cpu_parent))

@@ -33,7 +33,7 @@ def awaited_pool(severity: float) -> Iterator[None]:
     model, y = mlp(), torch.arange(BATCH) % CLASSES
     optimizer = sgd(model)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        arguments = ((index, round(48 * severity)) for index in count())
+        arguments = ((index, round(480 * severity)) for index in count())
         pending = deque(pool.apply_async(blurred, next(arguments)) for _ in range(AHEAD))
         while True:
             pending.append(pool.apply_async(blurred, next(arguments)))
@@ -42,9 +42,9 @@ def awaited_pool(severity: float) -> Iterator[None]:
 
 
 def views(index: int, number: int) -> list[Array]:
-    """Many large views of what is there already."""
+    """A picture in so many more shades."""
     picture = np.full((BATCH, WIDTH), index % 7, np.float32)
-    return [picture] * 1 + [picture + view for view in range(number)]
+    return [picture + view for view in range(1 + number)]
 
 
 @planted("cpu_preprocessing.handover")
@@ -63,24 +63,21 @@ def executor_views(severity: float) -> Iterator[None]:
         executor.shutdown(cancel_futures=True)
 
 
-def put_examples(queue: Any, number: int) -> None:
-    """Ready-made examples, as Python objects, for ever."""
-    examples = [
-        {"key": str(n), "tags": [f"tag {n % 9}", f"word {n}"], "scores": [n / 7, n / 9, n / 11]}
-        for n in range(number)
-    ]
+def put_words(queue: Any, number: int) -> None:
+    """Ready-made batches with their words, for ever."""
+    words = [f"word {n} of the text" for n in range(number)]
     while True:
-        queue.put((np.zeros((BATCH, WIDTH), np.float32), examples))
+        queue.put((np.zeros((BATCH, WIDTH), np.float32), words))
 
 
 @planted("cpu_preprocessing.handover")
-def queued_examples(severity: float) -> Iterator[None]:
-    """A process of the script's own sends thousands of small objects a batch through a queue."""
+def queued_words(severity: float) -> Iterator[None]:
+    """A process of the script's own sends a hundred thousand strings a batch through a queue."""
     model, y = mlp(256, 1), torch.arange(BATCH) % CLASSES
     optimizer, context = sgd(model), multiprocessing.get_context("fork")
     queue: Any = context.Queue(AHEAD)
     process = context.Process(
-        target=put_examples, args=(queue, round(4000 * severity)), daemon=True
+        target=put_words, args=(queue, round(100_000 * severity)), daemon=True
     )
     process.start()
     try:
