@@ -28,7 +28,8 @@ from stepscope.advisor.measure import Measurement, quantile
 from stepscope.advisor.message_facts import message_facts
 from stepscope.advisor.model_trial import trial_facts
 from stepscope.advisor.operators import category, of_model
-from stepscope.advisor.predict import DEEP_QUEUE, gain, ratio
+from stepscope.advisor.outcome import ratio
+from stepscope.advisor.predict import DEEP_QUEUE, gain
 from stepscope.advisor.predicted_facts import predicted_facts
 from stepscope.advisor.rank_facts import rank_facts
 from stepscope.advisor.roofline_facts import roofline_facts

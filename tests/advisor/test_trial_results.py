@@ -9,7 +9,8 @@ from stepscope.advisor import model_trial
 from stepscope.advisor.facts import facts_of
 from stepscope.advisor.knowledge import Predictor
 from stepscope.advisor.measure import measure
-from stepscope.advisor.predict import outcome, ratio, with_best_threads
+from stepscope.advisor.outcome import ratio
+from stepscope.advisor.predict import outcome, with_best_threads
 from stepscope.advisor.trial_tables import trial_tables
 from stepscope.profiler.format import Profile
 

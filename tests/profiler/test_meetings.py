@@ -28,7 +28,7 @@ AHEAD = {1: 250 * MS, 2: -40 * MS}
 def as_on_hosts_of_their_own(rank: int) -> None:
     """Each rank seems to have a machine whose clock is set otherwise."""
     real = time.time_ns
-    meetings.time = SimpleNamespace(  # type: ignore[assignment]
+    meetings.time = SimpleNamespace(  # type: ignore[assignment, attr-defined]
         time_ns=lambda: real() + AHEAD.get(rank, 0), perf_counter_ns=time.perf_counter_ns
     )
     machine.identity = lambda: f"clock{rank}"

@@ -12,7 +12,8 @@ from stepscope.advisor.inputs import load_input
 from stepscope.advisor.knowledge import Knowledge, Predictor
 from stepscope.advisor.link_rates import slow_links, slowest_link, with_link
 from stepscope.advisor.measure import measure
-from stepscope.advisor.predict import Outcome, outcome, predict
+from stepscope.advisor.outcome import Outcome
+from stepscope.advisor.predict import outcome, predict
 from stepscope.advisor.stages import Stages
 from stepscope.profiler.format import Profile
 
