@@ -296,3 +296,50 @@ def test_statements_that_read_files_are_about_the_files(size: int, cause: str) -
     profile.sites[0].reads = True
 
     assert causes(profile, python=30.0)[cause] == pytest.approx(10.0)
+
+
+def fed(state: str, **cores: float) -> Profile:
+    """Of 30 ms between the phases a third in exchanges with processes of its own."""
+    profile = reading(state, **cores)
+    profile.sites[0].line = 7
+    profile.steady.process_cpu_ns = profile.steady.wall_ns  # a core
+    return profile
+
+
+@pytest.mark.parametrize(
+    ("cores", "causes_named"),
+    [
+        ({"job_busy_cores": 2.0}, {"cpu_preprocessing.transform": 1.0}),
+        (
+            {"job_busy_cores": 1.5, "handing_threads_cores": 0.1},
+            {"cpu_preprocessing.transform": 2 / 3, "cpu_preprocessing.handover": 1 / 3},
+        ),
+        ({"job_busy_cores": 1.0}, {"data_loading.network": 1.0}),
+    ],
+)
+def test_waiting_for_processes_divides_by_what_they_use(
+    cores: dict[str, float], causes_named: dict[str, float]
+) -> None:
+    found = causes(fed("awaiting", **cores), python=30.0)
+
+    assert found.pop("host.python") == pytest.approx(20.0)
+    assert found == {cause: pytest.approx(10.0 * part) for cause, part in causes_named.items()}
+
+
+def test_taking_what_processes_send_is_handing_over() -> None:
+    found = causes(fed("receiving"), python=30.0)
+
+    assert found["cpu_preprocessing.handover"] == pytest.approx(10.0)
+    assert places_of(fed("receiving"))["cpu_preprocessing.handover"][0].line == 7
+
+
+def test_a_loss_is_divided_by_its_own_part_of_the_window() -> None:
+    phases = {
+        "python": WindowPhase(wall_ns=10 * MS, operator_ns=0),
+        "after_forward": WindowPhase(wall_ns=10 * MS, operator_ns=8 * MS, gap_ns=1 * MS),
+    }
+    window = Window(first_step=0, steps=1, wall_ns=20 * MS, phases=phases, operators=[])
+    found = causes(a_trainer(window=window), after_forward=10.0, python=5.0)
+
+    assert found["host.python"] == pytest.approx(5.0 + 1.0)
+    assert sum(found.values()) == pytest.approx(15.0)
