@@ -218,14 +218,15 @@ def reading_shares(profile: Profile, phase: str) -> dict[str, float]:
     total = sum(site.samples for site in looks)
     seen: dict[str, float] = {}
     files = reading_cause(profile)
+    awaiting = sum(site.samples for site in looks if site.state == "awaiting")
     for site in looks:
         cause = own_reading(site, files)
-        if site.state == "awaiting":
-            for maker, part in makers(profile).items():
-                seen[maker] = seen.get(maker, 0.0) + part * site.samples
-        elif cause is not None:
+        if cause is not None and site.state != "awaiting":
             seen[cause] = seen.get(cause, 0.0) + site.samples
     shares = {cause: n / total for cause, n in seen.items() if n >= _MIN_LOOKS}
+    if awaiting >= _MIN_LOOKS:
+        for cause, part in makers(profile).items():
+            shares[cause] = shares.get(cause, 0.0) + part * awaiting / total
     steady, columns = profile.steady, profile.samples.columns
     spent, wall = sum(steady.phases.get(phase, [])), sum(steady.wall_ns)
     faults = (mean_of(columns.get("major_faults_per_s", [])) or 0.0) * wall / 1e9
