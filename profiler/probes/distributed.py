@@ -36,7 +36,11 @@ def install(recorder: Recorder, patches: Patches, observed: Observed) -> None:
     if not distributed.is_available():
         return
     messages = observed.messages
-    recorder.on_restart += [messages.clear, observed.meetings.clear]
+    recorder.on_restart += [
+        messages.clear,
+        observed.meetings.clear,
+        observed.connections.clear,
+    ]
     calling = timed(recorder, "communication", counter="collectives", site=True)
     waiting = timed(recorder, "communication", site=True)
 

@@ -87,9 +87,9 @@ class Reader(nn.Module):
 @straggling(2, 1, *ARITHMETIC)
 def long_texts(rank: Rank) -> Iterator[None]:
     """Texts were sorted by length and cut in two: the second rank has the long ones."""
-    length = 64 + round(256 * rank.severity) * rank.number
+    length = 64 + round(448 * rank.severity) * rank.number
     articles = torch.randint(500, (256, length))
-    rows = (torch.randint(256, (8,)) for _ in count())
+    rows = (torch.randint(256, (16,)) for _ in count())
     yield from trained(((articles[r], r % CLASSES) for r in rows), Reader())
 
 
@@ -173,15 +173,15 @@ def in_turn(rank: Rank) -> Iterator[None]:
     yield from trained(loaded(late), perceptron(64))
 
 
-@straggling(3, None)
+@straggling(2, None)
 def uneven_texts(rank: Rank) -> Iterator[None]:
     """Texts are as long as they are; at 0.0 all ranks have those of the mean length."""
     lengths = Random(100 + rank.number)
     model, seed = Reader(), torch.Generator().manual_seed(rank.number)
     optimizer = sgd(model)
     while True:
-        length = 96 + round(rank.severity * lengths.choice((-80, -60, 0, 140)))
-        rows = torch.randint(500, (8, length), generator=seed)
+        length = 256 + round(rank.severity * lengths.choice((-220, 220)))
+        rows = torch.randint(500, (16, length), generator=seed)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(rows), rows[:, 0] % CLASSES).backward()  # type: ignore[no-untyped-call]
         averaged(model)
