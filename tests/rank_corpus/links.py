@@ -53,9 +53,9 @@ def large_gradients(rank: Rank) -> Iterator[None]:
 
 @many_messages(2)
 def message_a_metric(rank: Rank) -> Iterator[None]:
-    """Sixty metrics, a message for each; at 0.0 all in one."""
-    metrics = torch.rand(60, 8)
-    alone = round(60 * rank.severity)
+    """Twenty metrics, a message for each; at 0.0 all in one."""
+    metrics = torch.rand(20, 8)
+    alone = round(20 * rank.severity)
     for _ in trained(loaded(Slept(0.0002)), perceptron(64)):
         for metric in metrics[:alone]:
             distributed.all_reduce(metric)
