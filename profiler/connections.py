@@ -17,14 +17,14 @@ from typing import NamedTuple
 from stepscope.profiler.format import Connection
 
 _MAX_DESCRIPTORS = 8192
-_MOST = 32
+_MOST, _MOST_KNOWN = 32, 8192
 _LEAST_BYTES = 1 << 16
 """Less is no exchange of gradients."""
 _LONGEST_ADDRESS = 128
 _LONGEST_INFO = 256
 # Offsets in `struct tcp_info` of Linux' include/uapi/linux/tcp.h; fields are only ever added to it.
 _MSS = struct.Struct("=16xI")
-_COUNTS = struct.Struct("=120xQQ20xI8xQQ24xQ")
+_COUNTS = struct.Struct("=120xQQ20xI8xQQ")
 _MAPPED = "::ffff:"
 """IPv4 in the clothes of IPv6."""
 
@@ -38,7 +38,6 @@ class _Reading(NamedTuple):
     segments: int
     busy_us: int
     blocked_us: int
-    again: int
     segment_bytes: int
 
 
@@ -67,15 +66,22 @@ class Connections:
         """Read the counters again: a connection may be closed before the end."""
         if self._first is not None:
             self._last |= _read(step)
+        if len(self._last) > _MOST_KNOWN:
+            most = sorted(self._last, key=lambda key: -_carried(self._last[key]))
+            self._last = {key: self._last[key] for key in most[:_MOST_KNOWN]}
 
     def as_list(self) -> list[Connection]:
         """Those that have carried most, as they were at the last look."""
         before = self._first or {}
-        nothing = _Reading(self._began, 0, 0, 0, 0, 0, 0, 0)
+        nothing = _Reading(self._began, 0, 0, 0, 0, 0, 0)
         rows = [_row(key, before.get(key, nothing), now) for key, now in self._last.items()]
-        rows = [row for row in rows if max(row.sent_bytes, row.received_bytes) >= _LEAST_BYTES]
-        rows.sort(key=lambda row: -max(row.sent_bytes, row.received_bytes))
+        rows = [row for row in rows if row.sent_bytes + row.received_bytes >= _LEAST_BYTES]
+        rows.sort(key=lambda row: -(row.sent_bytes + row.received_bytes))
         return rows[:_MOST]
+
+
+def _carried(reading: _Reading) -> int:
+    return reading.sent + reading.received
 
 
 def _row(key: _Key, before: _Reading, now: _Reading) -> Connection:
@@ -89,7 +95,6 @@ def _row(key: _Key, before: _Reading, now: _Reading) -> Connection:
         busy_ns=max(0, 1000 * busy_us),
         segments=max(0, now.segments - before.segments),
         segment_bytes=now.segment_bytes,
-        sent_again_bytes=max(0, now.again - before.again),
     )
 
 
@@ -111,7 +116,7 @@ def _read(step: int) -> dict[_Key, _Reading]:
 
 
 def _option(libc: ctypes.CDLL, descriptor: int) -> bytes | None:
-    """What the kernel says of a connection; None of what is none, or of a kernel before 4.19."""
+    """What the kernel says of a connection; None of what is none, or of a kernel before 4.10."""
     buffer, length = ctypes.create_string_buffer(_LONGEST_INFO), ctypes.c_uint(_LONGEST_INFO)
     level, name = socket.IPPROTO_TCP, socket.TCP_INFO
     if libc.getsockopt(descriptor, level, name, buffer, ctypes.byref(length)):

@@ -57,8 +57,6 @@ class Connection(Struct, kw_only=True, omit_defaults=True):
     """Packets with data that were sent."""
     segment_bytes: Count = 0
     """Of data that a full one holds."""
-    sent_again_bytes: Count = 0
-    """Because packets were lost, or thought to be."""
 
 
 class FlightRecorder(Struct, kw_only=True, omit_defaults=True):

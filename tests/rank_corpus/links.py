@@ -47,8 +47,8 @@ def slow_uplink(rank: Rank) -> Iterator[None]:
 
 @slow_links(3, {0: both_ways(100e6)})
 def large_gradients(rank: Rank) -> Iterator[None]:
-    """5 MB of gradients, and 100 Mbit/s to one of three ranks."""
-    yield from trained(loaded(Slept(0.001)), replicated(perceptron(768, 2)))
+    """2.3 MB of gradients, and 100 Mbit/s to one of three ranks."""
+    yield from trained(loaded(Slept(0.001)), replicated(perceptron(640)))
 
 
 @many_messages(2)
