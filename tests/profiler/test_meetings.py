@@ -22,7 +22,7 @@ from stepscope.profiler.meetings import MOST, MeetingLog
 
 MS = 1_000_000
 STEPS = 60
-AHEAD = {1: 250 * MS, 2: -40 * MS}
+AHEAD = {1: 2500 * MS, 2: -400 * MS}
 
 
 def as_on_hosts_of_their_own(rank: int) -> None:
@@ -67,8 +67,8 @@ def test_clocks_of_real_ranks_are_found_to_be_set_as_they_are(tmp_path: Path) ->
         assert found[0].meetings == STEPS - 10
         for rank in range(3):  # the usual one is that of rank 0, in the middle
             off = found[rank].offset_ns - AHEAD.get(rank, 0)
-            assert abs(off) < 5 * MS, (name, rank, off)  # processes share two busy cores
-        assert any("The clock of host host1 is 25" in words for words in job.problems)
+            assert abs(off) < 50 * MS, (name, rank, off)  # the cores may be busy with others
+        assert any("The clock of host host1 is 2." in words for words in job.problems)
         assert any("ahead of the others'" in words for words in job.problems)
 
 
