@@ -79,6 +79,11 @@ FACTS: dict[str, FactName] = {
         "share", "kernel time of products, convolutions and attention in tensor-core kernels"
     ),
     "gpu.kernel_seconds": FactName("s", "mean time of a kernel"),
+    "gpu.kernels_per_step": FactName("count", "kernels that a step runs"),
+    "gpu.launches_per_second": FactName("count", "kernels over the time of the steps"),
+    "gpu.layout_share": FactName(
+        "share", "kernel time that brings images into another memory layout and back"
+    ),
     "gpu.launch_delay_seconds": FactName("s", "median time from a launch to its kernel's begin"),
     "gpu.sm_efficiency": FactName(
         "share", "multiprocessors with a block to work on, mean over the step"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from stepscope.advisor.fetch import training_loader
 from stepscope.advisor.knowledge import Draft
 from stepscope.advisor.measure import Measurement, quantile
@@ -9,6 +11,8 @@ from stepscope.profiler.format import Profile, Trace
 
 _HAS_TENSOR_CORES = 7
 """Compute capability of NVIDIA's first devices with them; AMD's matrix cores count from 9 on."""
+_LAYOUT = re.compile(r"nchwToNhwc|nhwcToNchw|batched_transpose", re.I)
+"""Kernels by which cuDNN and MIOpen bring images into the layout that they compute in, and back."""
 _WITH_TENSOR_CORES = ("gemm", "convolution", "attention")
 
 
@@ -27,6 +31,7 @@ def trace_facts(facts: Draft, profile: Profile, measurement: Measurement) -> Non
     if trace.device is not None:
         facts["gpu.count"] = 1
         _device(facts, trace, wall)
+        _launches(facts, trace, wall, steps.total)
         _exchange(facts, profile, trace, wall)
         _copies(facts, trace, steps.total)
     held, gpus = trace.peak_reserved_bytes, profile.environment.gpus
@@ -54,6 +59,18 @@ def _device(facts: Draft, trace: Trace, wall: int) -> None:
     facts["gpu.sm_efficiency"] = trace.sm_efficiency
     facts["gpu.filled_share"] = trace.filled
     facts["gpu.occupancy"] = trace.occupancy
+
+
+def _launches(facts: Draft, trace: Trace, wall: int, steps: int) -> None:
+    """How many kernels there are, and what part of their time only turns images around."""
+    kernels = sum(category.calls for category in trace.categories)
+    time = sum(category.time_ns for category in trace.categories)
+    if not kernels or not time:
+        return
+    facts["gpu.kernels_per_step"] = kernels / steps
+    facts["gpu.launches_per_second"] = kernels / (wall / 1e9)
+    turned = sum(k.time_ns for k in trace.kernels if _LAYOUT.search(k.name))
+    facts["gpu.layout_share"] = turned / time
 
 
 def _exchange(facts: Draft, profile: Profile, trace: Trace, wall: int) -> None:

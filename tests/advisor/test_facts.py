@@ -204,6 +204,7 @@ def test_a_run_in_which_everything_was_measured_has_every_fact() -> None:
     of_kernels = {name for name in FACTS if name.startswith(("gpu.kernel", "gpu.tensor", "copy."))}
     only_in_traces = of_kernels | {"gpu.launch_delay_seconds", "gpu.queue_length"}
     only_in_traces |= {"gpu.occupancy", "gpu.sm_efficiency", "gpu.filled_share"}
+    only_in_traces |= {"gpu.kernels_per_step", "gpu.launches_per_second", "gpu.layout_share"}
     of_operators_on_a_device = {"gpu.misaligned_share"}
     of_ranks = {name for name in FACTS if name.startswith("ranks.")}
     of_ranks |= {f"comm.{name}" for name in OF_CALLS}

@@ -264,3 +264,11 @@ def test_memory_of_the_allocator(tmp_path: Path) -> None:
     peaks = {"forward": 90, "backward": 140, "optimizer": 240, "python": 290}
     assert profile.trace.peak_allocated_by_phase == peaks
     assert advise(profile, KNOWLEDGE).facts["gpu.memory_share"] == 0.5
+
+
+def test_kernels_are_counted_and_turned_images_told() -> None:
+    facts = judged("launch_bound_ddp_a100.json.gz")[1].facts
+
+    assert facts["gpu.kernels_per_step"] == pytest.approx(900)
+    assert facts["gpu.launches_per_second"] == pytest.approx(4046, rel=0.01)
+    assert facts["gpu.layout_share"] == pytest.approx(0.0996, abs=0.001)
