@@ -9,6 +9,7 @@ the cause and with it really removed, in turn. `report` judges what is recorded.
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import sys
 import time
@@ -95,7 +96,8 @@ def _record(names: tuple[str, ...], folder: Path, seconds: float, again: bool) -
         place, begin = folder / name, time.monotonic()
         if (place / truth.FILE).exists() and not again:
             continue
-        place.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
         try:
             job.run(CASES[name], place, seconds, SEGMENTS_A_SIDE)
             gain = truth.read(place).gain()

@@ -180,7 +180,7 @@ def uneven_texts(rank: Rank) -> Iterator[None]:
     model, seed = Reader(), torch.Generator().manual_seed(rank.number)
     optimizer = sgd(model)
     while True:
-        length = 256 + round(rank.severity * lengths.choice((-220, 220)))
+        length = 256 + round(rank.severity * lengths.choice((-200, -200, -200, -200, 800)))
         rows = torch.randint(500, (16, length), generator=seed)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(rows), rows[:, 0] % CLASSES).backward()  # type: ignore[no-untyped-call]
