@@ -300,7 +300,7 @@ def test_statements_that_read_files_are_about_the_files(size: int, cause: str) -
 
 def fed(state: str, **cores: float) -> Profile:
     """Of 30 ms between the phases a third in exchanges with processes of its own."""
-    profile = reading(state, **cores)
+    profile = reading(state, 30, **cores)
     profile.sites[0].line = 7
     profile.steady.process_cpu_ns = profile.steady.wall_ns  # a core
     return profile

@@ -24,7 +24,8 @@ def trained() -> Any:
     with torch.profiler.record_function("not over"):
         for _ in range(2):
             optimizer.zero_grad()
-            torch.nn.functional.mse_loss(model(torch.ones(4, 8)), torch.ones(4, 1)).backward()
+            loss = torch.nn.functional.mse_loss(model(torch.ones(4, 8)), torch.ones(4, 1))
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         recorded.stop()
     return recorded
@@ -97,7 +98,7 @@ class Event:
             "is_hidden_event": False,
             "scope": 0,
         }
-        empty = [] if name.endswith(("shapes", "stack", "inputs", "kwinputs", "dtypes")) else 0
+        empty: Any = [] if name.endswith(("shapes", "stack", "inputs", "kwinputs", "dtypes")) else 0
         return lambda: known.get(name, empty)
 
 
@@ -126,15 +127,15 @@ def test_kernels_belong_to_the_operator_that_launched_them() -> None:
     assert described(found) == described(calls_listed(as_torch_lists(events)))
 
 
-def as_torch_lists(events: list[Event]) -> EventList:
+def as_torch_lists(events: list[Event]) -> Any:
     """The public list that PyTorch makes of `events`."""
     profiler = torch.autograd.profiler.profile()
     if not hasattr(profiler, "_needs_processing"):
         pytest.skip("older versions of PyTorch tell devices otherwise")
     profiler.use_device = "cuda"
-    result = SimpleNamespace(
+    result: Any = SimpleNamespace(
         events=lambda: events, trace_start_ns=lambda: 0, trace_start_us=lambda: 0
     )
-    listed = EventList(profiler._parse_kineto_results(result), use_device="cuda")
+    listed: Any = EventList(profiler._parse_kineto_results(result), use_device="cuda")  # type: ignore[no-untyped-call]
     listed._build_tree()
     return listed

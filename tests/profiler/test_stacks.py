@@ -262,7 +262,12 @@ def test_what_another_process_makes_is_awaited_and_received(
 
 def test_what_the_profiler_does_between_two_steps_is_no_code_of_the_loop() -> None:
     recorder = Recorder(0)
-    recorder.on_step.append(lambda: spin(0.3) is None)
+
+    def look() -> bool:
+        spin(0.3)
+        return True
+
+    recorder.on_step.append(look)
 
     assert {site.file for site in watch(recorder.end_step)} <= {""}  # a late look has no place
     recorder.close()
