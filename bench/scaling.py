@@ -12,11 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from links import run_ranks
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from rank_corpus.network import DEVICE, both_ways, network  # found through the line above
 
 from stepscope.advisor.inputs import load_input
 from stepscope.advisor.scaling.answer import answer
@@ -53,6 +58,39 @@ FASTER = {"uneven": 10.0}
 """Links of a program, over the usual ones: its ranks wait for each other rather than for bytes."""
 
 
+def run_ranks(arguments: Sequence[str], ranks: int, megabits: float) -> float:
+    """Seconds a step, as rank 0 of so many has timed them.
+
+    Raises:
+        RuntimeError: a rank has failed.
+        OSError: no network can be built.
+    """
+    with network([both_ways(1e6 * megabits)] * ranks) as net:
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": net.address(0),
+            "MASTER_PORT": "29400",
+            "WORLD_SIZE": str(ranks),
+            "GLOO_SOCKET_IFNAME": DEVICE,
+            "OMP_NUM_THREADS": "1",
+        }
+        started = [
+            subprocess.Popen(
+                net.inside(rank, [sys.executable, str(PROGRAM), *arguments]),
+                env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(ranks)
+        ]
+        outputs = [process.communicate() for process in started]
+    for rank, (process, (_, errors)) in enumerate(zip(started, outputs, strict=True)):
+        if process.returncode:
+            raise RuntimeError(f"rank {rank} has failed: {errors.strip()[-2000:]}")
+    return float(outputs[0][0].split()[-1])
+
+
 def run(folder: Path, only: str | None) -> None:
     """Time all changes of all programs, and record them as they are."""
     for program, arguments in PROGRAMS.items():
@@ -69,8 +107,8 @@ def run(folder: Path, only: str | None) -> None:
             options = [*arguments, *more, "--batch", f"{batch:.0f}", "--steps", str(STEPS)]
             if name == "base":
                 recorded = [*options, "--profile", str(place / "profile.json")]
-                run_ranks(PROGRAM, recorded, ranks, rate)
-            seconds = float(run_ranks(PROGRAM, options, ranks, rate).split()[-1])
+                run_ranks(recorded, ranks, rate)
+            seconds = run_ranks(options, ranks, rate)
             (place / "seconds.json").write_text(json.dumps(seconds))
             print(f"{program}/{name}: {1e3 * seconds:.1f} ms a step", flush=True)
 
