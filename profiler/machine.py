@@ -111,7 +111,7 @@ def configuration(observed: Observed) -> Configuration:
 
 
 def calibrate() -> Calibration:
-    """Time a few operations at their best; takes about 50 ms and draws no random number.
+    """Time a few operations at their best, in less than 0.2 s; draws no random number.
 
     With the threads that the program uses: what it could reach as it is set up.
     """

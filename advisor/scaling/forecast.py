@@ -141,7 +141,7 @@ def _change(scenario: Scenario, seen: Observed, unknown: Unknown) -> Change:
     def change(stages: Stages) -> Stages:
         samples = scenario.samples(seen.exchange)
         after = stages.with_batch(samples) if samples != 1 else stages
-        if unknown.dispatch:
+        if unknown.dispatch and stages.batch_growth is None:  # else it was tried
             after = after.scaled(LAUNCH, samples)
         after = after.scaled(OPTIMIZER, 1 / _rarer(scenario, seen.exchange))
         compute = _computing(after) / max(1e-12, _computing(stages))
