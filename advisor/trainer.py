@@ -240,14 +240,17 @@ def makers(profile: Profile) -> dict[str, float]:
     """What it is to wait for results of the program's own processes and threads; sums to 1.
 
     By the processor time of these and of the threads that pass data on. Sending takes about as
-    much as receiving does, and is part of what the processes use.
+    much as receiving does, in those threads or in the training thread, and is part of what the
+    processes use.
     """
     handing = handing_cores(profile)
+    looks = [site.samples for site in profile.sites if site.state == "receiving"]
+    receiving = handing + sum(looks) / max(1, profile.stack_samples)
     threads = mean_of(profile.samples.columns.get("other_threads_cores", [])) or 0.0
     making = children_cores(profile) + threads
     if making + handing < _IDLE:
         return {NETWORK: 1.0}
-    passing = min(1.0, 2 * handing / (making + handing))
+    passing = min(1.0, (handing + receiving) / (making + handing))
     return {HANDOVER: passing, TRANSFORM: 1 - passing}
 
 

@@ -60,7 +60,7 @@ def report_command(folder: Path, plot: Path | None) -> None:
         except Exception as error:  # one unreadable profile must not hide the others
             print(f"{loop.name}: cannot be judged: {error!r}")
     results.sort(key=lambda r: (r.loop.held_out, r.loop.kind, r.loop.cause or "", r.loop.name))
-    Console(width=160 if not sys.stdout.isatty() else None).print(table(results))
+    Console(width=172 if not sys.stdout.isatty() else None).print(table(results))
     tuned = [r for r in results if not r.loop.held_out]
     held_out = [r for r in results if r.loop.held_out]
     print("\n".join(["", *summary("tuned", tuned), *summary("held out (*)", held_out)]))

@@ -168,8 +168,10 @@ def summary(title: str, results: list[Result]) -> list[str]:
     if sound:
         alarms = [r.judgement == "false alarm" for r in sound]
         lines.append(f"  false alarms             {_part(alarms)} of healthy loops")
-    lines.append(f"  unnamed above 3 %        {_part([r.unnamed > _UNNAMED for r in results])}")
-    return lines if results else []
+    if not results:
+        return []
+    unnamed = _part([r.unnamed > _UNNAMED for r in results])
+    return [*lines, f"  unnamed above 3 %        {unnamed}"]
 
 
 def _part(flags: list[bool]) -> str:
