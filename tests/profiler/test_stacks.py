@@ -251,7 +251,7 @@ def receive_from_a_child() -> None:
     [
         ("awaiting", await_a_child, 0.5),
         ("awaiting", await_a_thread, 0.5),
-        ("receiving", receive_from_a_child, 0.05),
+        ("receiving", receive_from_a_child, 0.0),
     ],
 )
 def test_what_another_process_makes_is_awaited_and_received(
