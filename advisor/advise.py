@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from math import sqrt
 
 from stepscope.advisor.advice import (
     RISKS,
@@ -15,14 +14,11 @@ from stepscope.advisor.advice import (
     NotFired,
     NotMeasured,
     Place,
-    PlanStep,
     Prediction,
     Recommendation,
     Useless,
-    Verdict,
 )
 from stepscope.advisor.bottleneck import bottleneck
-from stepscope.advisor.causes import CAUSES
 from stepscope.advisor.composition import factors_of, interplay, one_of_each
 from stepscope.advisor.critical_path import critical_path
 from stepscope.advisor.device_path import on_device_path
@@ -44,24 +40,16 @@ from stepscope.advisor.plan import (
     make_plan,
     possible,
 )
-from stepscope.advisor.predict import model_error
-from stepscope.advisor.rank_words import slow_rank_link_words, straggler_words
 from stepscope.advisor.rediagnosis import facts_after
-from stepscope.advisor.scaling.words import exchange_notes
+from stepscope.advisor.scaling.words import exchange_gains, exchange_notes
 from stepscope.advisor.stages import Stages
+from stepscope.advisor.verdict import HEALTHY_GAIN, Gains, best_exact, left_words, verdict_of
 from stepscope.advisor.wording import (
-    MAY_LOSE,
-    cause_label,
-    duration,
     share,
     speedup,
-    speedup_interval,
 )
-from stepscope.profiler.format import Profile, Ranks
+from stepscope.profiler.format import Profile
 from stepscope.profiler.version import version
-
-HEALTHY_GAIN = 0.10
-"""A run is healthy when no exact method is predicted to gain this much, its usual error apart."""
 
 
 def advise(
@@ -97,18 +85,19 @@ def advise(
     plan = make_plan(Diagnosis(facts, advised), again, knowledge, profile, measurement)
     on = {m.id: m.name for m in knowledge.methods.values() if in_use(m, facts)}
     limit = thresholds.get("healthy_gain", HEALTHY_GAIN)
-    best = _best_exact(findings, knowledge)
+    exchange = exchange_gains(profile, measurement)
+    gains = Gains(best_exact(findings, knowledge), exchange[0].predicted if exchange else None)
     held = bottleneck(plan.after)
     left = left_share(plan.after, held)
     return Advice(
         schema=SCHEMA,
         tool_version=version(),
         source=source,
-        verdict=_verdict(measurement, plan, best, limit, places, profile.ranks),
+        verdict=verdict_of(measurement, plan, gains, limit, places, profile.ranks),
         step_seconds=measurement.breakdown.step_seconds,
         breakdown=_breakdown(measurement),
         plan=plan.steps,
-        left=_left(plan, held, left),
+        left=left_words(plan, held, left),
         left_share=left,
         interplay=interplay(_proposed(plan, findings), {*on}, knowledge),
         findings=findings,
@@ -134,7 +123,7 @@ def advise(
         not_measured=_not_evaluated(judgements) + missing_signals(profile),
         transforms=transform_times(profile),
         facts=facts,
-        notes=[*exchange_notes(profile, measurement), *notes_of(profile, facts)],
+        notes=[*exchange_notes(exchange), *notes_of(profile, facts)],
         environment=environment_of(profile),
         critical_path=critical_path(profile),
     )
@@ -259,92 +248,6 @@ def _recommend(method: Method, measurement: Measurement, evaluate: Evaluator) ->
             f"{c.title}, arXiv:{c.arxiv}" if c.arxiv else f"{c.title} {c.url or ''}".strip()
             for c in method.citations
         ],
-    )
-
-
-def _best_exact(findings: list[Finding], knowledge: Knowledge) -> float:
-    """The largest speedup that an exact change of the program is predicted to give."""
-    return max(
-        (
-            r.predicted.speedup
-            for f in findings
-            for r in f.recommendations
-            if r.kind == "exact"
-            and r.predicted is not None
-            and not knowledge.methods[r.method].outside
-        ),
-        default=1.0,
-    )
-
-
-def _verdict(
-    measurement: Measurement,
-    plan: Plan,
-    best: float,
-    limit: float,
-    places: dict[str, list[Place]],
-    ranks: Ranks | None,
-) -> Verdict:
-    cause = bottleneck(measurement.stages)
-    interval = measurement.breakdown.causes.get(cause)
-    part = interval.share if interval else 0.0
-    step = measurement.breakdown.step_seconds
-    where = (
-        f"{share(part)} of each step ({duration(part * step)} of {duration(step)}) goes to "
-        f"{cause_label(cause)}"
-    )
-    healthy = best / sqrt(model_error(best)) < 1 + limit  # by its usual error: half of the 90 %
-    if healthy:
-        sentence = (
-            f"Nothing to fix: {where}, and no exact change is predicted to gain "
-            f"{share(limit)} or more"
-        )
-        if best > 1.0:
-            sentence += f" (the best one gains {share(best - 1)})"
-        sentence += "."
-    else:
-        exact = [s for s in plan.steps if s.kind == "exact"]
-        first = (exact or plan.steps)[0] if plan.steps else None
-        sentence = f"{where[0].upper()}{where[1:]}."
-        if cause == "communication.straggler" and ranks is not None and ranks.persistent:
-            who = straggler_words(ranks, ranks.stragglers[0])
-            sentence += f" {who[0].upper()}{who[1:]}."
-        if cause == "communication.collective" and ranks is not None:
-            sentence += "".join(f" {words}" for words in slow_rank_link_words(ranks))
-        if first is not None:
-            sentence += f" First: {_lower(first.title)} ({_promise(first)})."
-    return Verdict(
-        category=CAUSES[cause].category,
-        cause=cause,
-        healthy=healthy,
-        sentence=sentence,
-        share=part,
-        places=places.get(cause, []),
-    )
-
-
-def _promise(step: PlanStep) -> str:
-    predicted = step.predicted
-    if predicted.basis == "bound":
-        worst = f", at worst {speedup(predicted.low)}" if predicted.low < MAY_LOSE else ""
-        return f"predicted {speedup(predicted.speedup)}, at most {speedup(predicted.high)}{worst}"
-    interval = speedup_interval(predicted.low, predicted.high)
-    words = f"predicted {speedup(predicted.speedup)}, {interval}"
-    return f"{predicted.assumes}: {words}" if "=" in predicted.assumes else words
-
-
-def _lower(title: str) -> str:
-    return title[:1].lower() + title[1:] if title[1:2].islower() else title
-
-
-def _left(plan: Plan, cause: str, left: float) -> str:
-    """What could still be gained after the plan, by removing wholly what then holds the step."""
-    begin = "After these steps" if plan.steps else "As it is"
-    if left < 0.01:
-        return f"{begin} no single cause holds the step back: removing any one gains nothing."
-    return (
-        f"{begin} the step is held by {cause_label(cause)}: what is left is at most {share(left)} "
-        f"of it, {speedup(1 / (1 - left))} if that cost nothing at all."
     )
 
 
