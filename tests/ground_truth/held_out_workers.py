@@ -24,7 +24,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from ground_truth.loop import planted
-from ground_truth.parts import CLASSES, ENDLESS, Pair, chosen, folder, forever, sgd, train
+from ground_truth.parts import (
+    CLASSES,
+    ENDLESS,
+    Pair,
+    chosen,
+    folder,
+    forever,
+    processes,
+    sgd,
+    train,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -246,7 +256,7 @@ def pool_windows(severity: float) -> Iterator[None]:
     model = nn.Linear(LOOKBACK, AHEAD)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     wanted = round(WINDOWS * severity)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with processes(2) as pool:
         ahead = deque(pool.apply_async(cut_windows, (seed, wanted)) for seed in range(4))
         for seed in count(4):
             ahead.append(pool.apply_async(cut_windows, (seed, wanted)))

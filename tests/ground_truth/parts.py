@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -144,3 +146,18 @@ def stored_file() -> Path:
         file.flush()
         os.fsync(file.fileno())
     return path
+
+
+@contextmanager
+def processes(number: int) -> Iterator[Pool]:
+    """A pool that ends when its processes have done what they were asked for.
+
+    `Pool.terminate`, which leaving a pool's own context calls, may wait for ever for the lock of a
+    process that it has killed amid an answer.
+    """
+    pool = multiprocessing.get_context("fork").Pool(number)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        pool.join()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ground_truth.loop import planted
-from ground_truth.parts import BATCH, CLASSES, WIDTH, mlp, sgd, train_step, work
+from ground_truth.parts import BATCH, CLASSES, WIDTH, mlp, processes, sgd, train_step, work
 
 Array = np.ndarray[Any, Any]
 AHEAD = 4
@@ -32,7 +32,7 @@ def awaited_pool(severity: float) -> Iterator[None]:
     """The processes of a `multiprocessing.Pool` blur the pictures of each batch."""
     model, y = mlp(), torch.arange(BATCH) % CLASSES
     optimizer = sgd(model)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with processes(2) as pool:
         arguments = ((index, round(480 * severity)) for index in count())
         pending = deque(pool.apply_async(blurred, next(arguments)) for _ in range(AHEAD))
         while True:
