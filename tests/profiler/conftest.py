@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,14 @@ from torch.utils.data import DataLoader
 from stepscope.profiler import profile
 from stepscope.profiler.format import Profile
 from stepscope.profiler.storage import load
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """What tests before have compiled in this process is no matter of the next."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    if utils is not None:
+        utils.counters.clear()
 
 
 @pytest.fixture(scope="session")

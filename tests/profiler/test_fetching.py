@@ -4,6 +4,7 @@ import builtins
 import copy
 import gc
 import io
+import mmap
 import os
 import pickle
 import subprocess
@@ -108,8 +109,15 @@ def test_our_own_readings_are_no_reads_of_the_dataset() -> None:
         assert (record.read_bytes, record.read_calls) in ((0, 0), (-1, -1))
 
 
+def in_fresh_memory(samples: object) -> int:
+    """Writes to pages that no allocator had before."""
+    with mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory[:: mmap.PAGESIZE] = b"x" * len(range(0, 64 << 20, mmap.PAGESIZE))
+    return 0
+
+
 def test_new_memory_is_counted_in_pages() -> None:
-    _, record = fetch_once(fetcher_of(Points(), lambda samples: bytearray(64 << 20)), [0])
+    _, record = fetch_once(fetcher_of(Points(), in_fresh_memory), [0])
     if not hasattr(pytest.importorskip("resource"), "RUSAGE_THREAD"):
         pytest.skip("the kernel does not tell what a thread faults")
     assert record.minor_faults >= 10  # of 2 MB, where the kernel gives such pages
